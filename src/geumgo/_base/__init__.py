@@ -1,0 +1,7 @@
+"""What every room may use: errors with diagnostics, error codes, clocks. Standard library only."""
+
+from geumgo._base.clock import Clock, SystemClock
+from geumgo._base.codes import CODES, Code
+from geumgo._base.errors import GeumgoError
+
+__all__ = ("CODES", "Clock", "Code", "GeumgoError", "SystemClock")

@@ -1,0 +1,1 @@
+"""Strict CBOR, COSE and BER pieces that two or more rooms need."""
