@@ -1,0 +1,122 @@
+"""Make `.venv` and install what a lock file lists: `python3 scripts/bootstrap.py all|dev`.
+
+Standard library only, and no root. Debian's python3 comes without pip, ensurepip and a CA bundle;
+there pip is taken from the distribution's own package of the wheel, downloaded into `build/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+WORK = ROOT / "build" / "bootstrap"
+OLDEST = (3, 11)
+
+
+def main(lock_name: str) -> int:
+    """Bring `.venv` up to `requirements/<lock_name>.txt`; a no-op when it is already there."""
+    if sys.version_info < OLDEST:
+        found = ".".join(map(str, sys.version_info[:3]))
+        return fail(f"Python {found} is too old.", "Install Python 3.11 or newer, or name one: make PYTHON=python3.12")
+    lock = ROOT / "requirements" / f"{lock_name}.txt"
+    stamp = VENV / f".installed-{lock_name}"
+    wanted = hashlib.sha256(lock.read_bytes() + (ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted and PYTHON.exists():
+        return 0
+    if not PYTHON.exists():
+        print("bootstrap: making .venv", flush=True)
+        venv.EnvBuilder(with_pip=False, symlinks=True).create(VENV)
+    pip = find_pip()
+    if pip is None:
+        return fail(
+            "There is no pip here, and none could be had from the distribution.",
+            "Install it (Debian: apt-get install python3-pip; Fedora: dnf install python3-pip) and run make again.",
+        )
+    print(f"bootstrap: installing the packages of requirements/{lock_name}.txt", flush=True)
+    install = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    if run([*install, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)]) != 0:
+        return fail("Some packages could not be installed.", "Is a package index reachable? pip's message is above.")
+    if run([*install, "--no-deps", "--no-build-isolation", "--no-index", "-e", str(ROOT)]) != 0:
+        return fail("Geumgo itself could not be installed into .venv.", "Delete .venv and run make again.")
+    stamp.write_text(wanted)
+    return 0
+
+
+def find_pip() -> list[str] | None:
+    """Return the command that runs pip for `.venv`, or None."""
+    if importlib.util.find_spec("pip"):
+        return with_certificates([sys.executable, "-m", "pip", "--python", str(PYTHON)], {})
+    if importlib.util.find_spec("ensurepip"):
+        if not importlib.util.find_spec("pip", None) and run([str(PYTHON), "-m", "ensurepip", "--default-pip"]) == 0:
+            return with_certificates([str(PYTHON), "-m", "pip"], {})
+    wheel = distribution_wheel()
+    if wheel is None:
+        return None
+    return with_certificates([str(PYTHON), str(wheel / "pip")], {"wheel": wheel})
+
+
+def distribution_wheel() -> Path | None:
+    """Download Debian's package of the pip wheel without root, with apt's state in a folder of ours."""
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        return None
+    print("bootstrap: fetching pip from the distribution (python3-pip-whl)", flush=True)
+    for folder in ("state/lists/partial", "cache/archives/partial"):
+        (WORK / folder).mkdir(parents=True, exist_ok=True)
+    options = [
+        f"Dir::State={WORK}/state",
+        f"Dir::State::lists={WORK}/state/lists",
+        f"Dir::Cache={WORK}/cache",
+        "Dir::State::status=/var/lib/dpkg/status",
+        "Debug::NoLocking=1",
+        "APT::Sandbox::User=",
+    ]
+    apt = ["apt-get", "-qq", *(word for option in options for word in ("-o", option))]
+    if run([*apt, "update"]) != 0 or run([*apt, "download", "python3-pip-whl"], cwd=WORK) != 0:
+        return None
+    package = max(WORK.glob("python3-pip-whl_*.deb"), default=None)
+    if package is None or run(["dpkg-deb", "-x", str(package), str(WORK / "pip-whl")]) != 0:
+        return None
+    return max((WORK / "pip-whl").glob("usr/share/python-wheels/pip-*.whl"), default=None)
+
+
+def with_certificates(pip: list[str], source: dict[str, Path]) -> list[str]:
+    """Add the wheel's own CA bundle where the system has none."""
+    if os.environ.get("PIP_CERT") or "wheel" not in source:
+        return pip
+    paths = ssl.get_default_verify_paths()
+    if any(found and Path(found).is_file() for found in (paths.cafile, paths.openssl_cafile)):
+        return pip
+    if Path("/etc/ssl/certs/ca-certificates.crt").is_file():
+        return pip
+    bundle = WORK / "cacert.pem"
+    with zipfile.ZipFile(source["wheel"]) as wheel:
+        names = [name for name in wheel.namelist() if name.endswith("certifi/cacert.pem")]
+        if not names:
+            return pip
+        bundle.write_bytes(wheel.read(names[0]))
+    return [*pip, "--cert", str(bundle)]
+
+
+def run(command: list[str], cwd: Path = ROOT) -> int:
+    """Run `command`, its output shown, and return its exit status."""
+    return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def fail(what: str, fix: str) -> int:
+    print(f"bootstrap: {what}\nbootstrap: {fix}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "all"))
