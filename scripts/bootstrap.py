@@ -28,10 +28,14 @@ def main(lock_name: str) -> int:
     """Bring `.venv` up to `requirements/<lock_name>.txt`; a no-op when it is already there."""
     if sys.version_info < OLDEST:
         found = ".".join(map(str, sys.version_info[:3]))
-        return fail(f"Python {found} is too old.", "Install Python 3.11 or newer, or name one: make PYTHON=python3.12")
+        return fail(
+            f"Python {found} is too old.", "Install Python 3.11 or newer, or name one: make PYTHON=python3.12"
+        )
     lock = ROOT / "requirements" / f"{lock_name}.txt"
     stamp = VENV / f".installed-{lock_name}"
-    wanted = hashlib.sha256(lock.read_bytes() + (ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
+    wanted = hashlib.sha256(
+        lock.read_bytes() + (ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()
+    ).hexdigest()
     if stamp.is_file() and stamp.read_text() == wanted and PYTHON.exists():
         return 0
     if not PYTHON.exists():
@@ -46,7 +50,9 @@ def main(lock_name: str) -> int:
     print(f"bootstrap: installing the packages of requirements/{lock_name}.txt", flush=True)
     install = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     if run([*install, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)]) != 0:
-        return fail("Some packages could not be installed.", "Is a package index reachable? pip's message is above.")
+        return fail(
+            "Some packages could not be installed.", "Is a package index reachable? pip's message is above."
+        )
     if run([*install, "--no-deps", "--no-build-isolation", "--no-index", "-e", str(ROOT)]) != 0:
         return fail("Geumgo itself could not be installed into .venv.", "Delete .venv and run make again.")
     stamp.write_text(wanted)
@@ -55,15 +61,14 @@ def main(lock_name: str) -> int:
 
 def find_pip() -> list[str] | None:
     """Return the command that runs pip for `.venv`, or None."""
+    if importlib.util.find_spec("ensurepip") and run([str(PYTHON), "-m", "ensurepip"]) == 0:
+        return [str(PYTHON), "-m", "pip"]
     if importlib.util.find_spec("pip"):
-        return with_certificates([sys.executable, "-m", "pip", "--python", str(PYTHON)], {})
-    if importlib.util.find_spec("ensurepip"):
-        if not importlib.util.find_spec("pip", None) and run([str(PYTHON), "-m", "ensurepip", "--default-pip"]) == 0:
-            return with_certificates([str(PYTHON), "-m", "pip"], {})
+        return [sys.executable, "-m", "pip", "--python", str(PYTHON)]
     wheel = distribution_wheel()
     if wheel is None:
         return None
-    return with_certificates([str(PYTHON), str(wheel / "pip")], {"wheel": wheel})
+    return with_certificates([str(PYTHON), str(wheel / "pip")], wheel)
 
 
 def distribution_wheel() -> Path | None:
@@ -90,21 +95,18 @@ def distribution_wheel() -> Path | None:
     return max((WORK / "pip-whl").glob("usr/share/python-wheels/pip-*.whl"), default=None)
 
 
-def with_certificates(pip: list[str], source: dict[str, Path]) -> list[str]:
+def with_certificates(pip: list[str], wheel: Path) -> list[str]:
     """Add the wheel's own CA bundle where the system has none."""
-    if os.environ.get("PIP_CERT") or "wheel" not in source:
-        return pip
     paths = ssl.get_default_verify_paths()
-    if any(found and Path(found).is_file() for found in (paths.cafile, paths.openssl_cafile)):
-        return pip
-    if Path("/etc/ssl/certs/ca-certificates.crt").is_file():
+    system = (paths.cafile, paths.openssl_cafile, "/etc/ssl/certs/ca-certificates.crt")
+    if os.environ.get("PIP_CERT") or any(found and Path(found).is_file() for found in system):
         return pip
     bundle = WORK / "cacert.pem"
-    with zipfile.ZipFile(source["wheel"]) as wheel:
-        names = [name for name in wheel.namelist() if name.endswith("certifi/cacert.pem")]
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith("certifi/cacert.pem")]
         if not names:
             return pip
-        bundle.write_bytes(wheel.read(names[0]))
+        bundle.write_bytes(archive.read(names[0]))
     return [*pip, "--cert", str(bundle)]
 
 
