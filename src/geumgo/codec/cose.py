@@ -192,7 +192,7 @@ class CoseSign1:
         """
         if self.algorithm != algorithm:
             raise CoseSignatureError(
-                f"the message claims COSE algorithm {self.algorithm}, not {int(algorithm)} ({algorithm.name})",
+                f"the message claims algorithm {self.algorithm}, not {int(algorithm)} ({algorithm.name})",
                 why="Emulators that do not sign at all put another number there; QEMU's puts -1.",
             )
         _check_curve(key, algorithm)
