@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,7 +49,7 @@ class Backend(Protocol):
         """Return the operation's answer to `body`. Cancelled when the client goes away."""
         ...
 
-    def stream(self, call: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def stream(self, call: Call, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         """Return the answers to `messages`, one each and in their order. Closed when the client goes away."""
         ...
 

@@ -90,23 +90,20 @@ class HttpConnection(asyncio.Protocol):
         return False  # the transport closes; a client that has gone needs no answer
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            return
-        self._fed += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # We know no other protocol; RFC 9110 7.8 lets a server go on in this one. Java's client asks each time.
-            self._parser = httptools.HttpRequestParser(self)
-            rest = data[upgrade.args[0] :]
-            self._fed = 0
-            if rest:
-                self.data_received(rest)
-            return
-        except httptools.HttpParserError:
-            if not self._deaf:
-                self._refuse_now(ApiError("This is not HTTP/1.1", code="malformed"))
-            return
+        while data and not self._deaf:
+            self._fed += len(data)
+            try:
+                self._parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                # We know no other protocol; RFC 9110 7.8 lets a server go on in this one. Java's client asks.
+                self._parser = httptools.HttpRequestParser(self)
+                data = data[upgrade.args[0] :]
+                self._fed = 0
+            except httptools.HttpParserError:
+                if not self._deaf:
+                    self._refuse_now(ApiError("This is not HTTP/1.1", code="malformed"))
+                return
         if self._phase is _Phase.HEAD and self._fed > self._settings.max_head:
             self._refuse_now(ApiError("The request's head is too large", code="too_large", status=431))
         elif (

@@ -234,31 +234,28 @@ class HttpServer:
 
     def answered(self, request: Request, response: Response) -> None:
         """Count and log an answer that was written."""
-        self._observe(request, response.code, response.status, len(response.body))
+        self._observe(request, response.code, len(response.body))
 
     def abandoned(self, request: Request) -> None:
         """Count and log a request whose client has gone."""
-        self._observe(request, "cancelled", 499, 0)
+        self._observe(request, "cancelled", 0)
 
-    def _observe(self, request: Request, code: str, status: int, size_out: int) -> None:
+    def _observe(self, request: Request, code: str, size_out: int) -> None:
         self.release(request)
         size_in = request.size
         seconds = time.monotonic() - request.started
         self.metrics.observe("http", request.route, code, seconds, size_in, size_out)
         log = self._log
         if log is not None and (self.settings.log_requests or code != "ok"):
-            write = log.error if code == "internal" else log.info
-            write(
-                "request",
+            log.request(
                 edge="http",
                 request_id=request.request_id,
                 route=request.route,
                 operation=request.operation,
                 code=code,
-                status=status,
-                ms=round(seconds * 1000, 3),
-                bytes_in=size_in,
-                bytes_out=size_out,
+                seconds=seconds,
+                size_in=size_in,
+                size_out=size_out,
             )
 
 

@@ -1,0 +1,1 @@
+"""`geumgo.v1`: the enclave API over gRPC."""
