@@ -1,0 +1,96 @@
+"""The enclave API of one enclave: every request goes down the control connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from geumgo.api import ApiError, Attested, Call
+from geumgo.channel import Connection
+from geumgo.codec import cbor
+from geumgo.manager._state_file import State
+from geumgo.manager._supervisor import Supervisor
+
+__all__ = ("OneEnclave",)
+
+MAX_IN_FLIGHT = 256
+"""Calls under way at a time; beyond it a call is refused at once instead of waiting in the dark."""
+
+
+class OneEnclave:
+    """Answers the edge from the supervisor's enclave."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._in_flight = 0
+        self.draining = False
+
+    async def call(self, call: Call, body: bytes) -> bytes:
+        """Pass one request on, as the bytes it came in."""
+        connection = self._connection()
+        metadata = {"name": call.operation, "sealed": call.sealed}
+        self._in_flight += 1
+        try:
+            return await connection.call(
+                "operation", body, metadata=metadata, timeout=_remaining(call.deadline)
+            )
+        finally:
+            self._in_flight -= 1
+
+    async def stream(self, call: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Answer each message in turn; the manager has no streaming edge of its own."""
+        async for message in messages:
+            yield await self.call(call, message)
+
+    async def attest(self, nonce: bytes, use: str, *, deadline: float) -> Attested:
+        """Ask the enclave for evidence."""
+        request = cbor.dumps({"nonce": nonce, "use": use})
+        answer = cbor.loads(await self._connection().call("attest", request, timeout=_remaining(deadline)))
+        if not isinstance(answer, dict) or not isinstance(answer.get("document"), bytes):
+            raise ApiError("The enclave's evidence can't be read", code="internal")
+        return Attested(str(answer.get("kind")), answer["document"], answer.get("statement"))
+
+    def enclaves(self) -> Sequence[Mapping[str, object]]:
+        """Return the one enclave: what the manager knows, and `enclave_*`, the enclave's own word."""
+        state = self._supervisor.state
+        described = self._supervisor.described
+        key_id = described.get("key_id")
+        return [
+            {
+                "name": state.name,
+                "state": state.state.value,
+                "reason": described.get("reason") or state.reason,
+                "backend": state.backend,
+                "sandbox": state.sandbox,
+                "cid": state.cid,
+                "debug": state.debug,
+                "restarts": state.restarts,
+                "measurements": dict(state.measurements or {}),
+                "enclave_state": described.get("state"),
+                "pool": described.get("pool"),
+                "key_id": key_id.hex() if isinstance(key_id, bytes) else None,
+                "operations": described.get("operations") or {},
+            }
+        ]
+
+    def ready(self) -> str | None:
+        """Return None where the enclave runs and has its key."""
+        if self.draining:
+            return "draining"
+        if self._supervisor.connection is None:
+            state = self._supervisor.state.state
+            return "unavailable" if state in (State.BACKOFF, State.CRASH_LOOP, State.STOPPED) else "starting"
+        return None if self._supervisor.described.get("state") == "ready" else "starting"
+
+    def _connection(self) -> Connection:
+        connection = self._supervisor.connection
+        if connection is None:
+            code = self.ready() or "unavailable"
+            raise ApiError("There is no running enclave", code=code)
+        if self._in_flight >= MAX_IN_FLIGHT:
+            raise ApiError("The enclave has as many calls as it may", code="busy")
+        return connection
+
+
+def _remaining(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
