@@ -23,7 +23,7 @@ from geumgo.attestation.policy import Decision, Policy, PolicyDenied, Reason
 from geumgo.attestation.roots import TrustRoot, TrustRoots
 from geumgo.attestation.simulator import SIMULATOR_OID, simulator_extension
 from geumgo.attestation.statement import Statement, Use
-from geumgo.attestation.verifier import DEFAULT_MAX_AGE_MS, MAX_CLOCK_SKEW_MS, verify
+from geumgo.attestation.verifier import DEFAULT_MAX_AGE_MS, MAX_CLOCK_SKEW_MS, verify, verify_standalone
 
 __all__ = (
     "DEFAULT_MAX_AGE_MS",
@@ -57,4 +57,5 @@ __all__ = (
     "simulator_extension",
     "verify",
     "verify_document",
+    "verify_standalone",
 )

@@ -15,7 +15,7 @@ from geumgo.attestation.evidence import Evidence
 from geumgo.attestation.roots import TrustRoots
 from geumgo.attestation.statement import Statement, Use
 
-__all__ = ("DEFAULT_MAX_AGE_MS", "MAX_CLOCK_SKEW_MS", "check_age", "verify")
+__all__ = ("DEFAULT_MAX_AGE_MS", "MAX_CLOCK_SKEW_MS", "check_age", "verify", "verify_standalone")
 
 DEFAULT_MAX_AGE_MS = 300_000
 """Age that evidence may have: five minutes, enough for slow networks, little enough for a replay to matter."""
@@ -58,14 +58,26 @@ def verify(
             "the enclave runs with another measured configuration than expected",
             fix="Compare the image's /etc/geumgo/measured.json with the one that you expect.",
         )
-    if nonce is not None and verified.document.nonce != nonce:
-        raise WrongNonce(
-            "the evidence does not carry the nonce that was asked for",
-            why="It answers somebody else's question, or is a replay.",
-            fix="Ask again with a new random nonce, and verify the answer to that.",
-        )
-    check_age(verified.document.timestamp_ms, now_ms=now_ms, max_age_ms=max_age_ms)
+    _check_answer(verified, nonce, now_ms=now_ms, max_age_ms=max_age_ms)
     return Claims.of_document(verified, statement)
+
+
+def verify_standalone(
+    document: bytes,
+    roots: TrustRoots,
+    *,
+    now_ms: int,
+    nonce: bytes | None,
+    max_age_ms: int = DEFAULT_MAX_AGE_MS,
+) -> Claims:
+    """Verify a Nitro document that comes without a statement, for programs that are not of Geumgo.
+
+    Its key vouches for nothing that this function knows of: what `user_data` and `public_key` mean is
+    between the program in the enclave and its verifier. Arguments and errors as in :func:`verify`.
+    """
+    verified = verify_document(document, roots, now_ms=now_ms)
+    _check_answer(verified, nonce, now_ms=now_ms, max_age_ms=max_age_ms)
+    return Claims.of_document(verified)
 
 
 def check_age(issued_ms: int, *, now_ms: int, max_age_ms: int) -> None:
@@ -85,6 +97,16 @@ def check_age(issued_ms: int, *, now_ms: int, max_age_ms: int) -> None:
             f"the evidence is from {-age / 1000:.0f} s in the future",
             fix="Check this machine's clock; it is behind the enclave's.",
         )
+
+
+def _check_answer(verified: VerifiedDocument, nonce: bytes | None, *, now_ms: int, max_age_ms: int) -> None:
+    if nonce is not None and verified.document.nonce != nonce:
+        raise WrongNonce(
+            "the evidence does not carry the nonce that was asked for",
+            why="It answers somebody else's question, or is a replay.",
+            fix="Ask again with a new random nonce, and verify the answer to that.",
+        )
+    check_age(verified.document.timestamp_ms, now_ms=now_ms, max_age_ms=max_age_ms)
 
 
 def _attested_statement(evidence: Evidence, verified: VerifiedDocument, use: Use) -> Statement | None:
