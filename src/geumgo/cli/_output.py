@@ -1,0 +1,73 @@
+"""How the command line talks: tables and progress for people, JSON for programs.
+
+Results go to standard output; progress and errors go to standard error, so that `--json` pipes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from geumgo._base import GeumgoError
+
+__all__ = ("Json", "err", "out", "print_json", "progress", "show_error", "table")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def show_error(error: GeumgoError) -> None:
+    """Print what happened, what it means and what to do."""
+    err.print(f"[bold red]error[/] {escape(error.what)} [dim]\\[{error.code}][/]")
+    for line in (error.why, error.fix):
+        if line:
+            err.print(f"  {escape(line)}")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
+    """Print a table that fits the terminal."""
+    shown = Table(
+        title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None
+    )
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+    out.print(shown)
+
+
+def pairs(values: Mapping[str, object], *, title: str = "") -> None:
+    """Print names and values, one pair a line."""
+    table(("", ""), [(name, value) for name, value in values.items()], title=title)
+
+
+@contextmanager
+def progress(label: str, total: float | None = None) -> Iterator[Progress]:
+    """Show a progress bar on standard error; its first task is `label`."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=32),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=not err.is_terminal,
+    )
+    with bar:
+        bar.add_task(label, total=total)
+        yield bar

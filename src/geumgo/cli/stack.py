@@ -1,0 +1,134 @@
+"""`geumgo up`, `ps`, `logs`, `down`: the local stack."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geumgo.cli import _output
+from geumgo.cli._birth import bring_up
+from geumgo.client.policy import compile_policy
+from geumgo.testing.stack import Stack, StackSettings, default_state
+
+__all__ = ("State", "down", "logs", "ps", "runtime_folder", "up")
+
+State = Annotated[
+    Path | None,
+    typer.Option("--state", help="Folder of the stack.", show_default="~/.local/state/geumgo/default"),
+]
+
+
+def runtime_folder(name: str) -> Path:
+    """Return a short folder of this user for sockets."""
+    home = os.environ.get("XDG_RUNTIME_DIR")
+    if home and Path(home).is_dir():
+        return Path(home) / "geumgo" / name
+    return Path(f"/tmp/geumgo-{os.getuid()}") / name
+
+
+def up(
+    state: State = None,
+    enclaves: Annotated[int, typer.Option(min=1, max=16, help="Enclaves, each with its manager.")] = 2,
+    gateways: Annotated[int, typer.Option(min=1, max=8, help="Gateways on one port.")] = 2,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(help="Policy that the caller `crm` may bring for fields encrypted under its data key."),
+    ] = None,
+    sandbox: Annotated[str, typer.Option(help="auto, namespaces or landlock.")] = "auto",
+    unsandboxed: Annotated[
+        bool, typer.Option(help="No sandbox: PCRs are zero and the key stays locked.")
+    ] = False,
+    debug: Annotated[bool, typer.Option(help="Console on, PCRs zero, so that the key stays locked.")] = False,
+    json: _output.Json = False,
+) -> None:
+    """Start a local stack and leave it running: key service, enclaves, gateways.
+
+    Example: geumgo up && geumgo call deidentify --policy policy.yaml --in customers.csv --out safe.csv
+    """
+    digests = tuple(compile_policy(path.read_text(), source=str(path)).digest.hex() for path in policy or ())
+    folder = state or default_state()
+    settings = StackSettings(
+        folder,
+        runtime_folder(folder.name),
+        enclaves=enclaves,
+        gateways=gateways,
+        sandbox=sandbox,
+        unsandboxed=unsandboxed,
+        debug=debug,
+    )
+    stack = Stack(settings, policies=digests)
+    built = asyncio.run(bring_up(stack))
+    shown = {
+        "http": stack.address,
+        "grpc": f"127.0.0.1:{stack.port('grpc')}",
+        "pcr0": built.measurements.pcr0,
+        "state": str(folder),
+    }
+    if json:
+        _output.print_json(shown)
+        return
+    _output.pairs(shown, title="The stack is up")
+    _output.out.print("\nNext: geumgo call deidentify --policy P --in F --out G · geumgo ps · geumgo down")
+
+
+def ps(state: State = None, json: _output.Json = False) -> None:
+    """List the parts of the stack and what their enclaves say.
+
+    Example: geumgo ps --json
+    """
+    stack = Stack.load(state or default_state())
+    rows = asyncio.run(_rows(stack))
+    if json:
+        _output.print_json(rows)
+        return
+    columns = ("name", "role", "pid", "state", "sandbox", "restarts", "reason")
+    _output.table(columns, [[row.get(column) for column in columns] for row in rows])
+
+
+async def _rows(stack: Stack) -> list[dict[str, Any]]:
+    rows = []
+    for process in stack.processes:
+        row: dict[str, Any] = {"name": process.name, "role": process.role, "pid": process.pid}
+        row["state"] = "running" if process.alive else "dead"
+        if process.role == "manager" and process.alive:
+            status = await stack.enclave_status(process.name)
+            row |= {key: status.get(key) for key in ("sandbox", "restarts", "reason", "measurements")}
+            row["state"] = status.get("enclave_state") or status.get("state") or "unknown"
+        rows.append(row)
+    return rows
+
+
+def logs(
+    name: Annotated[str, typer.Argument(help="A part's name, as `geumgo ps` lists it.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
+    state: State = None,
+) -> None:
+    """Show a part's log.
+
+    Example: geumgo logs enclave-1 -f
+    """
+    process = Stack.load(state or default_state()).process(name)
+    command = ["tail", "-n", str(lines), *(["-f"] if follow else []), process.log]
+    subprocess.run(command, check=False)
+
+
+def down(
+    state: State = None,
+) -> None:
+    """Stop the stack. Keys and images stay in its folder.
+
+    Example: geumgo down
+    """
+    stack = Stack.load(state or default_state())
+    names = [process.name for process in reversed(stack.processes)]
+    with _output.progress("stopping", total=len(names)) as bar:
+        for name in names:
+            stack.stop(name)
+            bar.advance(bar.task_ids[0])
+    _output.out.print(f"stopped {len(names)} processes")
