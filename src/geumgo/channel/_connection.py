@@ -1,0 +1,710 @@
+"""The asyncio side of a channel: one connected stream socket, read and written by readiness.
+
+Readiness callbacks instead of a transport: one system call a write with a size that is ours, a receive
+buffer that all connections share, and the same code for every loop and socket family (uvloop's
+transports don't know AF_VSOCK).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from geumgo._base import CODES, GeumgoError
+from geumgo.channel._control import ControlSlot
+from geumgo.channel._deadlines import Deadlines
+from geumgo.channel._errors import (
+    ChannelBusy,
+    ChannelClosed,
+    ChannelError,
+    DeadlineExceeded,
+    ProtocolError,
+    StreamReset,
+    UsageError,
+)
+from geumgo.channel._events import Ended, Event, Failed, GoAway, Message, Opened, Pong, Ready, WasReset
+from geumgo.channel._machine import ChannelMachine, Side
+from geumgo.channel._metadata import EMPTY, Metadata
+from geumgo.channel._settings import MAX_PINGS, MAX_WAITING, MAX_WRITE, MessageBudget, Settings
+from geumgo.channel._stream import Stream
+from geumgo.channel._wire import Role
+
+__all__ = ("Connection", "Handler")
+
+Handler = Callable[[Stream], Awaitable[None]]
+"""Serves one stream that the peer opened. A `GeumgoError` that it raises resets the stream with its code,
+anything else with `internal`; it is cancelled when the stream or the connection goes."""
+
+_READ_SIZE = 256 << 10
+_read_buffer = memoryview(bytearray(_READ_SIZE))
+"""Shared by all connections: what it holds is copied out before the callback returns."""
+_WRITES_A_TURN = 8
+"""Full writes before other callbacks of the loop get their turn."""
+_MAX_DEADLINE_MS = 0xFFFF_FFFF
+
+
+class Connection:
+    """One channel. Made by :meth:`dial` or :meth:`accept`; closed by :meth:`aclose`.
+
+    Attributes:
+        role: what the connection may be used for, as granted.
+        error: why the connection closed, or None.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        side: Side,
+        settings: Settings,
+        handler: Handler | None,
+        role: Role,
+        control: ControlSlot | None,
+        budget: MessageBudget | None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._handler = handler
+        self._settings = settings
+        self._control = control
+        self._machine = ChannelMachine(side, settings, role=role, grant=self._grant, budget=budget)
+        self._calls: dict[int, asyncio.Future[bytes]] = {}
+        self._answers: dict[int, bytes] = {}  # whose end hasn't come with them
+        self._streams: dict[int, Stream] = {}
+        self._deadlines = Deadlines(self._loop, self._expired)
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._pings: dict[bytes, asyncio.Future[None]] = {}
+        self._ping_count = 0
+        self._idle: asyncio.Future[None] | None = None
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._gone: asyncio.Event = asyncio.Event()
+        self._unsent: memoryview | None = None
+        self._write_error: ChannelClosed | None = None
+        self._written: asyncio.Future[None] | None = None
+        self._flushing = False  # a flush is scheduled, or the socket is waited for
+        self._closed = False
+        self.error: ChannelError | None = None
+
+    # ---- making and ending ---------------------------------------------------------------------------
+
+    @classmethod
+    async def dial(
+        cls,
+        sock: socket.socket,
+        *,
+        role: Role = Role.CALL,
+        handler: Handler | None = None,
+        settings: Settings | None = None,
+        budget: MessageBudget | None = None,
+    ) -> Connection:
+        """Start a channel on a connected stream socket that this side dialled. Takes the socket over.
+
+        Args:
+            sock: any stream socket; it is made non-blocking, and closed with the connection.
+            role: what to ask for; `connection.role` says what was granted.
+            handler: serves streams that the peer opens (control role only).
+            settings: limits of this side.
+            budget: counts long messages, if several connections share a limit.
+
+        Raises:
+            ProtocolError: the peer doesn't speak the protocol.
+            ChannelClosed: the connection closed, or the handshake took too long.
+        """
+        return await cls._start(sock, Side.DIAL, settings or Settings(), handler, role, None, budget)
+
+    @classmethod
+    async def accept(
+        cls,
+        sock: socket.socket,
+        *,
+        handler: Handler,
+        control: ControlSlot | None = None,
+        settings: Settings | None = None,
+        budget: MessageBudget | None = None,
+    ) -> Connection:
+        """Start a channel on a connected stream socket that was accepted. Takes the socket over.
+
+        Waits for the peer's HELLO, so a server runs this in a task of its own for each connection.
+
+        Args:
+            sock: any stream socket; it is made non-blocking, and closed with the connection.
+            handler: serves the streams that the peer opens.
+            control: the server's control role, if it has one to grant.
+            settings: limits of this side.
+            budget: counts long messages, if several connections share a limit.
+
+        Raises:
+            ProtocolError: the peer doesn't speak the protocol.
+            ChannelClosed: the connection closed, or the handshake took too long.
+        """
+        return await cls._start(
+            sock, Side.ACCEPT, settings or Settings(), handler, Role.CALL, control, budget
+        )
+
+    @classmethod
+    async def _start(
+        cls,
+        sock: socket.socket,
+        side: Side,
+        settings: Settings,
+        handler: Handler | None,
+        role: Role,
+        control: ControlSlot | None,
+        budget: MessageBudget | None,
+    ) -> Connection:
+        sock.setblocking(False)
+        connection = cls(sock, side, settings, handler, role, control, budget)
+        connection._loop.add_reader(sock, connection._on_readable)
+        connection._flush_soon()
+        try:
+            async with asyncio.timeout(settings.handshake_timeout):
+                await connection._ready
+        except TimeoutError:
+            connection._lose(ChannelClosed("the peer's HELLO did not come in time"))
+            raise ChannelClosed("the peer's HELLO did not come in time") from None
+        except BaseException:
+            connection._lose(ChannelClosed("the connection was given up in its handshake"))
+            raise
+        return connection
+
+    @property
+    def role(self) -> Role:
+        """What the connection may be used for, as granted."""
+        return self._machine.role
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone."""
+        return self._closed
+
+    @property
+    def draining(self) -> bool:
+        """Whether either side refuses new streams."""
+        return self._machine.draining or self._machine.peer_draining
+
+    @property
+    def in_flight(self) -> int:
+        """Calls and streams that are not over, of both sides."""
+        return len(self._calls) + len(self._streams)
+
+    async def drain(self) -> None:
+        """Refuse new streams in both directions (`draining`) and wait for those in flight.
+
+        The connection stays open; close it afterwards.
+        """
+        if self._closed:
+            return
+        self._machine.drain()
+        self._flush_soon()
+        while self.in_flight and not self._closed:
+            if self._idle is None or self._idle.done():
+                self._idle = self._loop.create_future()
+            await asyncio.shield(self._idle)
+
+    async def aclose(self) -> None:
+        """Close: calls in flight fail, handlers are cancelled, what was written still leaves. Idempotent."""
+        if not self._closed:
+            if self._flushing and self._write_error is None:
+                if self._written is None:
+                    self._written = self._loop.create_future()
+                await asyncio.wait((self._written,), timeout=self._settings.close_timeout)
+            self._lose(ChannelClosed("the connection was closed"))
+        await self.wait_closed()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed, by whichever side, and its handlers have ended."""
+        await self._gone.wait()
+        tasks = {stream._task for stream in self._streams.values() if stream._task is not None}
+        current = asyncio.current_task()
+        tasks = {task for task in tasks if task is not current}
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def __aenter__(self) -> Connection:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "draining" if self.draining else "open"
+        return f"<Connection {self.role.value} {state}, {self.in_flight} in flight>"
+
+    # ---- calling -----------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        kind: str,
+        message: bytes = b"",
+        *,
+        metadata: Metadata = EMPTY,
+        timeout: float | None = None,
+    ) -> bytes:
+        """Send one message on a stream of its own and return the one answer.
+
+        Waits for its turn where the peer's limit of streams is reached. Cancelling it cancels the
+        handler on the other side.
+
+        Args:
+            kind: what is wanted.
+            message: at most the peer's `max_message` bytes.
+            metadata: small facts beside the message.
+            timeout: seconds; the peer is told, too.
+
+        Raises:
+            StreamReset: the peer refused or failed; `code` and `retryable` say how.
+            DeadlineExceeded: the time is up.
+            ChannelClosed: the connection is gone (`unavailable`) or takes no new calls (`draining`).
+            ChannelBusy: too many callers wait.
+            MessageTooLarge: message or metadata.
+        """
+        if type(message) is not bytes:
+            message = bytes(message)
+        machine = self._machine
+        loop = self._loop
+        when = None if timeout is None else loop.time() + timeout
+        if self._waiting or not machine.can_open:
+            await self._turn(when)
+        number = machine.open(
+            kind,
+            metadata,
+            deadline_ms=0 if when is None else self._left(when),
+            message=message,
+            end=True,
+        )
+        if not self._flushing:
+            self._flushing = True
+            loop.call_soon(self._flush)
+        future: asyncio.Future[bytes] = loop.create_future()
+        self._calls[number] = future
+        if when is None:
+            try:
+                return await future
+            except asyncio.CancelledError:
+                self._abandon(number)
+                raise
+        tick = self._deadlines.add(number, when)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._abandon(number)
+            raise
+        finally:
+            self._deadlines.discard(number, tick)
+
+    async def open(self, kind: str, *, metadata: Metadata = EMPTY, timeout: float | None = None) -> Stream:
+        """Open a stream of messages.
+
+        Args:
+            kind: what is wanted.
+            metadata: small facts beside the messages.
+            timeout: seconds until the stream must be over; both sides end it then.
+
+        Raises:
+            ChannelClosed, ChannelBusy, DeadlineExceeded, MessageTooLarge: as `call`.
+        """
+        when = None if timeout is None else self._loop.time() + timeout
+        if self._waiting or not self._machine.can_open:
+            await self._turn(when)
+        number = self._machine.open(kind, metadata, deadline_ms=0 if when is None else self._left(when))
+        self._flush_soon()
+        stream = Stream(self, number, kind, metadata, when)
+        self._streams[number] = stream
+        if when is not None:
+            stream._tick = self._deadlines.add(number, when)
+        return stream
+
+    async def ping(self, timeout: float = 10.0) -> float:
+        """Ask the peer for a sign of life and return the seconds that it took.
+
+        Raises:
+            ChannelClosed: the connection is gone.
+            DeadlineExceeded: no answer in time.
+            ChannelBusy: several pings are unanswered already.
+        """
+        if self._closed:
+            raise self._why()
+        if len(self._pings) >= MAX_PINGS:
+            raise ChannelBusy("several pings have no answer yet")
+        self._ping_count += 1
+        payload = self._ping_count.to_bytes(8, "big")
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._pings[payload] = future
+        self._machine.ping(payload)
+        self._flush_soon()
+        start = self._loop.time()
+        try:
+            async with asyncio.timeout(timeout):
+                await future
+        except TimeoutError:
+            raise DeadlineExceeded from None
+        finally:
+            self._pings.pop(payload, None)
+        return self._loop.time() - start
+
+    def _left(self, when: float) -> int:
+        """Return whole milliseconds until loop time `when`, at least one."""
+        left = int((when - self._loop.time()) * 1000)
+        if left <= 0:
+            raise DeadlineExceeded
+        return min(left, _MAX_DEADLINE_MS)
+
+    async def _turn(self, when: float | None) -> None:
+        """Wait, first come, first served, until a stream can be opened."""
+        machine = self._machine
+        if len(self._waiting) >= MAX_WAITING:
+            raise ChannelBusy(f"{MAX_WAITING} callers wait for this connection already")
+        if machine.peer is not None and not machine.peer.max_streams:
+            raise UsageError("the peer takes no streams")
+        put = self._waiting.append
+        try:
+            async with asyncio.timeout_at(when):
+                while not (self._closed or self.draining):  # opening says so then
+                    future: asyncio.Future[None] = self._loop.create_future()
+                    put(future)
+                    try:
+                        await future
+                    except asyncio.CancelledError:
+                        if future.cancelled():
+                            self._waiting.remove(future)
+                        else:
+                            self._admit()  # a turn that wasn't used is the next one's
+                        raise
+                    if machine.can_open:
+                        return
+                    put = self._waiting.appendleft
+        except TimeoutError:
+            raise DeadlineExceeded from None
+
+    def _admit(self) -> None:
+        """Let as many waiting callers go on as can open now."""
+        machine = self._machine
+        if machine.peer is None:
+            return
+        free = machine.peer.max_streams - machine.outbound
+        while self._waiting and (self._closed or self.draining or (free > 0 and machine.can_open)):
+            free -= 1
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+
+    def _abandon(self, number: int) -> None:
+        if self._calls.pop(number, None) is not None:
+            self._answers.pop(number, None)
+            self._machine.reset(number, "cancelled")
+            self._flush_soon()
+            self._settle()
+
+    def _expired(self, number: int) -> None:
+        future = self._calls.pop(number, None)
+        if future is not None:
+            self._answers.pop(number, None)
+            self._machine.reset(number, "deadline_exceeded", True)
+            if not future.done():
+                future.set_exception(DeadlineExceeded())
+        elif number in self._streams:
+            stream = self._streams[number]
+            self._machine.reset(number, "deadline_exceeded", True)
+            self._drop(stream, DeadlineExceeded())
+        self._flush_soon()
+        self._settle()
+
+    # ---- for streams ---------------------------------------------------------------------------------------
+
+    def _consumed(self, number: int, price: int, held: int) -> None:
+        self._machine.consumed(number, price, held)
+        if not self._flushing and self._machine.has_output:
+            self._flush_soon()
+
+    def _reset(self, stream: Stream, code: str, retryable: bool) -> None:
+        if stream._error is None and self._machine.is_open(stream.id):
+            self._machine.reset(stream.id, code, retryable)
+            self._flush_soon()
+            self._drop(stream, StreamReset(code if code in CODES else "internal", retryable))
+        else:
+            self._discard_messages(stream)
+
+    def _drop(self, stream: Stream, error: ChannelError) -> None:
+        """End a stream by an error of this side."""
+        stream._fail(error)
+        stream._recv_ended = False
+        self._discard_messages(stream)
+        self._end_handler(stream)
+        self._over(stream)
+
+    def _discard_messages(self, stream: Stream) -> None:
+        while stream._messages:
+            _, price, held = stream._messages.popleft()
+            self._consumed(stream.id, price, held)
+
+    def _end_handler(self, stream: Stream) -> None:
+        task = stream._task
+        if task is not None and task is not asyncio.current_task(self._loop):
+            task.cancel()
+            if not stream._started:
+                # Its coroutine will never run, not even its finally.
+                task.add_done_callback(lambda task: self._released(stream))
+
+    def _over(self, stream: Stream) -> None:
+        """Forget a stream if it is over in both directions; a handler's stays until it returns."""
+        if (
+            stream._task is None
+            and not self._machine.is_open(stream.id)
+            and self._streams.pop(stream.id, None) is not None
+        ):
+            if stream._tick:
+                self._deadlines.discard(stream.id, stream._tick)
+            self._settle()
+
+    def _settle(self) -> None:
+        """See to those who wait for fewer streams."""
+        if self._waiting:
+            self._admit()
+        if self._idle is not None and not self.in_flight and not self._idle.done():
+            self._idle.set_result(None)
+
+    # ---- serving --------------------------------------------------------------------------------------------
+
+    def _grant(self, wanted: Role) -> Role:
+        if wanted is Role.CONTROL and self._control is not None and self._control.claim(self):
+            return Role.CONTROL
+        return Role.CALL
+
+    def _on_opened(self, event: Opened) -> None:
+        number = event.stream
+        if self._handler is None:
+            self._machine.reset(number, "unknown_operation")
+            self._machine.consumed(number, event.cost)
+            self._machine.release()
+            return
+        deadline = None
+        if event.deadline_ms:
+            deadline = self._loop.time() + event.deadline_ms / 1000
+        stream = Stream(self, number, event.kind, event.metadata, deadline)
+        if event.message is not None:
+            stream._messages.append((event.message, event.cost, 0))
+        stream._recv_ended = event.end
+        self._streams[number] = stream
+        if deadline is not None:
+            stream._tick = self._deadlines.add(number, deadline)
+        task = self._loop.create_task(self._serve(self._handler, stream))
+        stream._task = task
+
+    async def _serve(self, handler: Handler, stream: Stream) -> None:
+        stream._started = True
+        try:
+            await handler(stream)
+        except asyncio.CancelledError:
+            self._reset(stream, "cancelled", False)
+        except GeumgoError as error:
+            self._reset(stream, error.code, error.retryable)
+        except Exception:
+            self._reset(stream, "internal", False)
+        else:
+            stream.end()
+            if not stream._recv_ended:
+                self._reset(stream, "cancelled", False)
+        finally:
+            self._released(stream)
+
+    def _released(self, stream: Stream) -> None:
+        """A handler is through with its stream."""
+        self._discard_messages(stream)
+        if self._streams.pop(stream.id, None) is not None:
+            self._machine.release()
+            if stream._tick:
+                self._deadlines.discard(stream.id, stream._tick)
+            self._settle()
+
+    # ---- what arrives ------------------------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        if self._closed:
+            return
+        try:
+            count = self._sock.recv_into(_read_buffer)
+        except (BlockingIOError, InterruptedError):
+            if self._write_error is not None:
+                self._lose(self._write_error)
+            return
+        except OSError as error:
+            self._lose(ChannelClosed(f"the connection broke ({error.strerror})"))
+            return
+        if not count:
+            self._lose(ChannelClosed("the peer closed the connection"))
+            return
+        machine = self._machine
+        calls = self._calls
+        for event in machine.receive(bytes(_read_buffer[:count])):
+            if type(event) is Message:
+                number = event.stream
+                future = calls.get(number)
+                if future is None:
+                    stream = self._streams.get(number)
+                    if stream is None:
+                        machine.consumed(number, event.cost, event.held)
+                    else:
+                        stream._push(event.data, event.cost, event.held)
+                        if event.end:
+                            stream._peer_ended()
+                else:
+                    machine.consumed(number, event.cost, event.held)
+                    if event.end and number not in self._answers:
+                        del calls[number]
+                        if not future.done():
+                            future.set_result(event.data)
+                    else:
+                        self._odd_answer(event)
+            elif type(event) is Opened:
+                self._on_opened(event)
+            else:
+                self._on_event(event)
+        if not self._flushing and machine.has_output:
+            self._flush_soon()
+        if self._waiting or self._idle is not None:
+            self._settle()
+        if self._write_error is not None:
+            self._loop.call_soon(self._on_readable)
+
+    def _odd_answer(self, event: Message) -> None:
+        """An answer to a call whose end comes apart from it, or one too many."""
+        number = event.stream
+        if number in self._answers:
+            self._end_call(number, ProtocolError("a call was answered more than once"))
+            self._machine.reset(number, "cancelled")
+        else:
+            self._answers[number] = event.data
+
+    def _end_call(self, number: int, error: ChannelError) -> None:
+        self._answers.pop(number, None)
+        future = self._calls.pop(number, None)
+        if future is not None and not future.done():
+            future.set_exception(error)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            number = event.stream
+            if number in self._answers:
+                future = self._calls.pop(number)
+                data = self._answers.pop(number)
+                if not future.done():
+                    future.set_result(data)
+            elif number in self._calls:
+                self._end_call(number, StreamReset("internal"))
+            elif number in self._streams:
+                self._streams[number]._peer_ended()
+        elif isinstance(event, WasReset):
+            error = StreamReset(event.code, event.retryable)
+            stream = self._streams.get(event.stream)
+            if stream is None:
+                self._end_call(event.stream, error)
+            else:
+                stream._fail(error)
+                self._end_handler(stream)
+                self._over(stream)
+        elif isinstance(event, Ready):
+            if not self._ready.done():
+                self._ready.set_result(None)
+        elif isinstance(event, Pong):
+            waiter = self._pings.pop(event.payload, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        elif isinstance(event, GoAway):
+            self._settle()
+        elif isinstance(event, Failed):
+            self._flush()
+            self._lose(event.error)
+
+    # ---- what leaves --------------------------------------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        """Write once the callbacks that are due now have had their say: one write for all of them."""
+        if not self._flushing and not self._closed:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._closed or self._unsent is not None:
+            return
+        self._flushing = False
+        machine = self._machine
+        for _ in range(_WRITES_A_TURN):
+            data = machine.take()
+            if not data:
+                break
+            for number in machine.sent():
+                stream = self._streams.get(number)
+                if stream is not None:
+                    stream._left()
+                    self._over(stream)
+            if not self._write(memoryview(data)):
+                break
+        else:
+            self._flush_soon()
+        if self._waiting:
+            self._admit()
+        if self._written is not None and not self._flushing and not self._written.done():
+            self._written.set_result(None)
+
+    def _write(self, data: memoryview) -> bool:
+        """Write all of `data` and return True, or keep the rest, wait for the socket and return False."""
+        try:
+            while data:
+                data = data[self._sock.send(data[:MAX_WRITE]) :]
+            return True
+        except (BlockingIOError, InterruptedError):
+            self._unsent = data
+            self._flushing = True
+            self._loop.add_writer(self._sock, self._on_writable)
+        except OSError as error:
+            # What the peer said before it went may still be there: read that, then give up.
+            self._unsent = data
+            self._flushing = True
+            self._write_error = ChannelClosed(f"the connection broke ({error.strerror})")
+            self._loop.call_soon(self._on_readable)
+        return False
+
+    def _on_writable(self) -> None:
+        data = self._unsent
+        if data is None:
+            return
+        self._unsent = None
+        self._loop.remove_writer(self._sock)
+        if self._write(data):
+            self._flush()
+
+    def _why(self) -> ChannelError:
+        error = self.error or ChannelClosed("the connection is closed")
+        return type(error)(error.what, code=error.code, retryable=error.retryable)
+
+    def _lose(self, error: ChannelError) -> None:
+        """The connection is over: everything that waits fails, the socket closes."""
+        if self._closed:
+            return
+        self._closed = True
+        self.error = error
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._unsent = None
+        self._deadlines.clear()
+        if self._control is not None:
+            self._control.release(self)
+        calls, self._calls = self._calls, {}
+        self._answers.clear()
+        waiters: list[asyncio.Future[Any]] = [*calls.values(), *self._pings.values(), self._ready]
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(self._why())
+        self._pings.clear()
+        self._machine.close()
+        for stream in list(self._streams.values()):
+            stream._fail(self._why())
+            self._end_handler(stream)
+            self._over(stream)
+        self._settle()
+        if self._written is not None and not self._written.done():
+            self._written.set_result(None)
+        self._gone.set()
