@@ -1,0 +1,42 @@
+"""Enclave images: EIF format, ramdisks, measurement, building."""
+
+from geumgo.image._bootstrap import bootable
+from geumgo.image._errors import BuildError, CpioError, EifError, ImageError, LockError, Unavailable
+from geumgo.image._layout import Architecture, EifHeader, SectionType
+from geumgo.image._loader import loader_command
+from geumgo.image._measure import Measurements
+from geumgo.image._unpack import Unpacked, unpack
+from geumgo.image.build import Boot, BuiltImage, build_from_directory
+from geumgo.image.eif import Eif, Part, Section, measure, read_eif, write_eif
+from geumgo.image.enclave_image import BANNER, CONFIGURATION, build_enclave_image
+from geumgo.image.tamper import replace_byte
+
+__all__ = (
+    "BANNER",
+    "CONFIGURATION",
+    "Architecture",
+    "Boot",
+    "BuildError",
+    "BuiltImage",
+    "CpioError",
+    "Eif",
+    "EifError",
+    "EifHeader",
+    "ImageError",
+    "LockError",
+    "Measurements",
+    "Part",
+    "Section",
+    "SectionType",
+    "Unavailable",
+    "Unpacked",
+    "bootable",
+    "build_enclave_image",
+    "build_from_directory",
+    "loader_command",
+    "measure",
+    "read_eif",
+    "replace_byte",
+    "unpack",
+    "write_eif",
+)

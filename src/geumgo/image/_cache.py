@@ -1,0 +1,109 @@
+"""A folder of files by SHA-256, shared by builds: what is in it is checked each time it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from geumgo.image._errors import BuildError
+from geumgo.image._source import Data, FileSource, chunks
+
+__all__ = ("Cache", "default_cache")
+
+
+def default_cache(environment: Mapping[str, str]) -> Path:
+    """Return `geumgo` in the user's cache folder: XDG_CACHE_HOME, or ~/.cache."""
+    named = environment.get("XDG_CACHE_HOME", "")
+    # The XDG specification says that a relative path is to be ignored.
+    return (Path(named) if named.startswith("/") else Path.home() / ".cache") / "geumgo"
+
+
+class Cache:
+    """Downloaded files, by their own hash, and built archives, by a key with the hash beside it.
+
+    Args:
+        folder: where; made when needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def blob(self, sha256: str) -> Path | None:
+        """Return the file with this hash; None (and it is removed) where it is absent or damaged."""
+        path = self._folder / "blobs" / sha256
+        return path if path.is_file() and _sound(path, sha256) else None
+
+    def add_blob(self, path: Path) -> str:
+        """Move a file into the cache and return its SHA-256."""
+        sha256 = hash_file(path)
+        target = self._folder / "blobs" / sha256
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+        return sha256
+
+    def built(self, key: str) -> Path | None:
+        """Return the archive that was built under `key`; None where it is absent or damaged."""
+        path, note = self._built(key)
+        try:
+            sha256 = note.read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            return None
+        return path if path.is_file() and _sound(path, sha256) else None
+
+    def add_built(self, key: str, data: Iterator[Data]) -> Path:
+        """Write an archive under `key` and return its path."""
+        path, note = self._built(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with self.scratch() as scratch:
+            with (scratch / "data").open("wb") as file:
+                for chunk in data:
+                    digest.update(chunk)
+                    file.write(chunk)
+            (scratch / "note").write_text(digest.hexdigest() + "\n", encoding="ascii")
+            (scratch / "data").replace(path)
+            (scratch / "note").replace(note)
+        return path
+
+    def _built(self, key: str) -> tuple[Path, Path]:
+        return self._folder / "built" / f"{key}.cpio", self._folder / "built" / f"{key}.sha256"
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Give an empty folder on the cache's file system, removed afterwards.
+
+        Raises:
+            BuildError: the cache folder can't be written.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            made = tempfile.TemporaryDirectory(prefix="work-", dir=self._folder, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise BuildError(
+                f"the cache folder {self._folder} can't be written: {error.strerror}",
+                fix="Set XDG_CACHE_HOME to a folder that can.",
+            ) from None
+        with made as name:
+            yield Path(name)
+
+
+def hash_file(path: Path) -> str:
+    """Return a file's SHA-256 in hex."""
+    digest = hashlib.sha256()
+    source = FileSource(path)
+    for chunk in chunks(source):
+        digest.update(chunk)
+    source.close()
+    return digest.hexdigest()
+
+
+def _sound(path: Path, sha256: str) -> bool:
+    if hash_file(path) == sha256:
+        os.utime(path)  # so that who clears the cache by age keeps what is in use
+        return True
+    path.unlink(missing_ok=True)
+    return False

@@ -1,0 +1,70 @@
+"""The signature section (nitro.md §1.5): read here, because PCR8 is the signing certificate's hash.
+
+Data = CBOR array(1) of {"signing_certificate": PEM text, "signature": untagged COSE_Sign1}, both as arrays
+of integers in files of AWS's tool and as byte strings in others'.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from geumgo.codec import cbor
+from geumgo.image._errors import EifError
+from geumgo.image._layout import MAX_SIGNATURE_SIZE
+
+__all__ = ("Signature", "parse_signature")
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a signed image carries; parsed, not verified.
+
+    Attributes:
+        certificate: DER of the signing certificate; its hash is PCR8.
+        cose: the COSE_Sign1 over PCR0, as its bytes.
+    """
+
+    certificate: bytes
+    cose: bytes
+
+
+def parse_signature(data: bytes) -> Signature:
+    """Parse a signature section's data.
+
+    Raises:
+        EifError: more than 32768 bytes, or not the structure above. The first element alone is used, as
+            AWS's reader does.
+    """
+    if len(data) > MAX_SIGNATURE_SIZE:
+        raise EifError(f"a signature section has at most {MAX_SIGNATURE_SIZE} bytes, this one {len(data)}")
+    try:
+        value = cbor.loads(data, max_size=MAX_SIGNATURE_SIZE)
+    except cbor.CborError as error:
+        raise EifError(f"the signature section is {error.what}") from None
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        raise EifError("the signature section is not a list of maps")
+    pem = _byte_string(value[0], "signing_certificate")
+    match = _PEM.match(pem.lstrip())
+    if match is None:
+        raise EifError("the signing certificate is not PEM")
+    try:
+        der = binascii.a2b_base64(b"".join(match[1].split()), strict_mode=True)
+    except binascii.Error:
+        raise EifError("the signing certificate is not PEM") from None
+    if not der:
+        raise EifError("the signing certificate is empty")
+    return Signature(certificate=der, cose=_byte_string(value[0], "signature"))
+
+
+def _byte_string(entry: dict[Any, Any], key: str) -> bytes:
+    value = entry.get(key)
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, list) and all(type(item) is int and 0 <= item <= 255 for item in value):
+        return bytes(value)
+    raise EifError(f"the signature section has no bytes at {key!r}")

@@ -1,0 +1,111 @@
+"""Locked wheels, fetched by pip for the image's Python rather than for the one that runs this."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import ssl
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from geumgo.image._cache import Cache, hash_file
+from geumgo.image._errors import BuildError, Unavailable
+from geumgo.image._run import run
+from geumgo.image.lock import Lock, Locked
+
+__all__ = ("fetch_wheels", "find_pip")
+
+PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
+"""All that Debian bookworm's C library (2.36) can run; the lock's hash picks the one."""
+BUNDLED = Path("/usr/share/python-wheels")
+"""Where Debian's and Fedora's packages of pip's wheel put it."""
+
+
+def fetch_wheels(
+    lock: Lock, wheels: Sequence[Locked], cache: Cache, environment: Mapping[str, str]
+) -> dict[str, Path]:
+    """Return each wheel's file by name, from the cache or by pip.
+
+    Raises:
+        Unavailable: there is no pip, or a file can't be had with its locked hash.
+    """
+    found = {wheel.name: cache.blob(wheel.sha256) for wheel in wheels}
+    missing = [wheel for wheel in wheels if found[wheel.name] is None]
+    if missing:
+        _download(lock, missing, cache, environment)
+        found.update((wheel.name, cache.blob(wheel.sha256)) for wheel in missing)
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def _download(lock: Lock, wheels: Sequence[Locked], cache: Cache, environment: Mapping[str, str]) -> None:
+    with cache.scratch() as folder:
+        requirements = folder / "requirements.txt"
+        lines = [f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in wheels]
+        requirements.write_text("".join(lines), encoding="ascii")
+        command = [
+            *find_pip(folder, environment),
+            *("download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"),
+            *("--require-hashes", "--only-binary", ":all:", "--implementation", "cp"),
+            *("--python-version", lock.python),
+            *(word for name in PLATFORMS for word in ("--platform", f"{name}_{lock.architecture.machine}")),
+            *("--dest", str(folder / "wheels"), "--requirement", str(requirements)),
+        ]
+        run(command, error=Unavailable)
+        hashes = {hash_file(path): path for path in (folder / "wheels").glob("*.whl")}
+        for wheel in wheels:
+            if wheel.sha256 not in hashes:
+                raise Unavailable(f"{wheel.name} {wheel.version} was served with another SHA-256 than locked")
+            cache.add_blob(hashes[wheel.sha256])
+
+
+def find_pip(folder: Path, environment: Mapping[str, str]) -> list[str]:
+    """Return the command that runs pip: this interpreter's, its base's, or one inside a wheel.
+
+    Args:
+        folder: where a CA bundle may be put.
+        environment: may have PIP_CERT.
+
+    Raises:
+        Unavailable: no pip was found.
+    """
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    base = getattr(sys, "_base_executable", sys.executable)
+    if base != sys.executable:
+        try:
+            run([base, "-m", "pip", "--version"], timeout=60.0)
+        except BuildError:
+            pass
+        else:
+            return [base, "-m", "pip"]
+    wheel = next(_pip_wheels(), None)
+    if wheel is None:
+        raise Unavailable("there is no pip on this machine", fix="Install pip (Debian: python3-pip-whl).")
+    return _with_certificates([sys.executable, f"{wheel}/pip"], wheel, folder, environment)
+
+
+def _pip_wheels() -> Iterator[Path]:
+    spec = importlib.util.find_spec("ensurepip")
+    if spec is not None and spec.origin is not None:
+        yield from sorted((Path(spec.origin).parent / "_bundled").glob("pip-*.whl"), reverse=True)
+    yield from sorted(BUNDLED.glob("pip-*.whl"), reverse=True)
+
+
+def _with_certificates(
+    pip: list[str], wheel: Path, folder: Path, environment: Mapping[str, str]
+) -> list[str]:
+    """Add the wheel's own CA bundle where the system has none: from inside a zip pip can't use it."""
+    paths = ssl.get_default_verify_paths()
+    known = (paths.cafile, paths.openssl_cafile, "/etc/ssl/certs/ca-certificates.crt")
+    if environment.get("PIP_CERT") or any(path and os.path.isfile(path) for path in known):
+        return pip
+    bundle = folder / "cacert.pem"
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("certifi/cacert.pem"))
+            bundle.write_bytes(archive.read(name))
+    except (OSError, zipfile.BadZipFile, StopIteration):
+        return pip
+    return [*pip, "--cert", str(bundle)]
