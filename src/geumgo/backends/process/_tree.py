@@ -1,0 +1,229 @@
+"""The image as a folder: where it is unpacked, and how its own Python is started from there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import struct
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from geumgo.backends._api import LaunchFailed
+
+__all__ = ("Tree", "choose_folder", "describe", "make_readable", "place_init_files", "reachable", "remove")
+
+INIT_FOLDER = "run/geumgo-init"
+"""Where `cmd` and `env` of ramdisk 1 lie for the init, below the image's root."""
+FOLDER_PREFIX = "geumgo-image-"
+_PYTHON = re.compile(r"python3(\.[0-9]+)?\Z", re.ASCII)
+_MACHINES = {62: "x86_64", 183: "aarch64"}
+_PT_INTERP = 3
+_MAX_PROGRAM_HEADERS = 64  # an interpreter has a dozen
+_MAX_INTERP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """An unpacked image.
+
+    Attributes:
+        root: the image's root file system on this machine.
+        python: the image's Python, as the image sees it (`/usr/bin/python3.11`).
+        loader: the dynamic loader that this Python asks for, relative to `root`; None if it needs none.
+        libraries: folders of shared libraries, relative to `root`.
+        cmd: what the image runs.
+        env: the environment it runs in.
+        module: whether `cmd` is that Python with `-m`, so that one process can be init and program.
+    """
+
+    root: Path
+    python: str
+    loader: str | None
+    libraries: tuple[str, ...]
+    cmd: tuple[str, ...]
+    env: Mapping[str, str]
+    module: bool
+
+
+def describe(root: Path, cmd: tuple[str, ...], env: Mapping[str, str], *, machine: str) -> Tree:
+    """Find the image's Python and what it needs.
+
+    Raises:
+        LaunchFailed: there is none, or it is for another machine.
+    """
+    root = Path(os.path.realpath(root))
+    own = _PYTHON.match(os.path.basename(cmd[0])) is not None and _inside(root, cmd[0]) is not None
+    python = cmd[0] if own else _search(root)
+    if python is None:
+        raise LaunchFailed(
+            "the image has no Python",
+            why="The process backend starts the program by geumgo.enclave.init, which the image's Python runs.",
+            fix="Build the image with `geumgo image build`, or launch it with the microvm backend.",
+            code="image_has_no_python",
+        )
+    found = _inside(root, python)
+    assert found is not None
+    loader = _loader(found, machine)
+    inside = None if loader is None else _inside(root, loader)
+    if loader is not None and inside is None:
+        raise LaunchFailed(f"the image lacks its dynamic loader {loader}", code="image_incomplete")
+    return Tree(
+        root=root,
+        python="/" + str(found.relative_to(root)),
+        loader=None if inside is None else str(inside.relative_to(root)),
+        libraries=tuple(_library_folders(root, machine)),
+        cmd=cmd,
+        env=env,
+        module=own and "-m" in cmd,
+    )
+
+
+def _inside(root: Path, path: str) -> Path | None:
+    """Return the regular file that `path` means to the image, by its own real name; None if there is none."""
+    found = Path(os.path.realpath(root / path.lstrip("/")))
+    return found if found.is_relative_to(root) and found.is_file() else None
+
+
+def _search(root: Path) -> str | None:
+    for folder in ("usr/bin", "usr/local/bin", "bin"):
+        with contextlib.suppress(OSError):
+            names = sorted(name for name in os.listdir(root / folder) if _PYTHON.match(name))
+            for name in names:
+                if _inside(root, f"{folder}/{name}") is not None:
+                    return f"/{folder}/{name}"
+    return None
+
+
+def _loader(program: Path, machine: str) -> str | None:
+    """Return the path in the ELF file's PT_INTERP; None for a static program."""
+    with program.open("rb") as file:
+        header = file.read(64)
+        if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
+            raise LaunchFailed("the image's Python is no 64-bit ELF program", code="image_has_no_python")
+        built_for = _MACHINES.get(int.from_bytes(header[18:20], "little"), "another machine")
+        if built_for != machine:
+            raise LaunchFailed(
+                f"the image is for {built_for}, this machine is {machine}", code="unsupported_architecture"
+            )
+        (offset,) = struct.unpack_from("<Q", header, 32)
+        size, count = struct.unpack_from("<HH", header, 54)
+        if size < 56 or count > _MAX_PROGRAM_HEADERS:
+            raise LaunchFailed("the image's Python is a malformed ELF program", code="image_has_no_python")
+        for number in range(count):
+            file.seek(offset + number * size)
+            entry = file.read(56)
+            if len(entry) == 56 and struct.unpack_from("<I", entry)[0] == _PT_INTERP:
+                where, _, _, length = struct.unpack_from("<QQQQ", entry, 8)
+                file.seek(where)
+                return os.fsdecode(file.read(min(length, _MAX_INTERP)).partition(b"\0")[0])
+    return None
+
+
+def _library_folders(root: Path, machine: str) -> Iterable[str]:
+    triplet = f"{machine}-linux-gnu"
+    names = (f"lib/{triplet}", f"usr/lib/{triplet}", "lib64", "usr/lib64", "lib", "usr/lib", "usr/local/lib")
+    seen = set()
+    for name in names:
+        found = Path(os.path.realpath(root / name))
+        if found.is_dir() and found.is_relative_to(root) and found not in seen:
+            seen.add(found)
+            yield str(found.relative_to(root))
+
+
+def place_init_files(tree: Tree, unpacked: Path) -> None:
+    """Copy `cmd` and `env`, which lie beside the root, to where the program can read them.
+
+    No symbolic link of the image is followed: the folders are opened one by one.
+
+    Raises:
+        LaunchFailed: something else than a folder is in the way.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    folder = os.open(tree.root, flags)
+    try:
+        for name in INIT_FOLDER.split("/"):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=folder)
+            below = os.open(name, flags, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        for name in ("cmd", "env"):
+            content = (unpacked / name).read_bytes()
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=folder)
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+    except OSError as error:
+        raise LaunchFailed(
+            f"the image can't take /{INIT_FOLDER} ({error.strerror})", code="image_incomplete"
+        ) from None
+    finally:
+        os.close(folder)
+
+
+def reachable(folder: Path, uid: int | None) -> bool:
+    """Whether programs below `folder` can be executed by `uid` (None: by this process's own user)."""
+    try:
+        if os.statvfs(folder).f_flag & os.ST_NOEXEC or ":" in str(folder) or ";" in str(folder):
+            return False  # the dynamic loader splits its list of folders at these
+        if uid is None:
+            return os.access(folder, os.X_OK)
+        return all(os.stat(place).st_mode & stat.S_IXOTH for place in (folder, *folder.parents))
+    except OSError:
+        return False
+
+
+def choose_folder(runtime: Path, uid: int | None) -> Path:
+    """Make a private folder to unpack into: in `runtime` if programs can run there, else elsewhere.
+
+    Raises:
+        LaunchFailed: nowhere on this machine.
+    """
+    candidates = (runtime, Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/run"), Path.home())
+    for candidate in dict.fromkeys(Path(os.path.realpath(place)) for place in candidates):
+        if reachable(candidate, uid):
+            with contextlib.suppress(OSError):
+                folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=candidate))
+                if uid is not None:
+                    folder.chmod(0o711)
+                return folder
+    raise LaunchFailed(
+        "there is no folder from which the image's programs can run",
+        why="The runtime folder, the temporary folders and the home folder are mounted noexec, or are closed "
+        "to the user that the enclave runs as.",
+        fix="Set TMPDIR to a folder on a file system without noexec that others may search (chmod o+x).",
+        code="no_place_for_image",
+    )
+
+
+def make_readable(folder: Path) -> None:
+    """Let every user read what the image's owner may; nothing becomes writable."""
+    folder.chmod(0o711)
+    pending = [os.fspath(folder)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    continue
+                mode = entry.stat(follow_symlinks=False).st_mode
+                wanted = mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6
+                if wanted != mode:
+                    os.chmod(entry.path, wanted & 0o7777)
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that :func:`choose_folder` made; anything else is left alone."""
+    with contextlib.suppress(OSError):
+        status = os.lstat(folder)
+        if (
+            folder.name.startswith(FOLDER_PREFIX)
+            and stat.S_ISDIR(status.st_mode)
+            and status.st_uid == os.geteuid()
+        ):
+            shutil.rmtree(folder, ignore_errors=True)
