@@ -5,6 +5,15 @@ gRPC is in :mod:`geumgo.api.grpc_edge`, which is not imported here: it costs 27 
 
 from geumgo.api._backend import Attested, Backend, Call
 from geumgo.api._budget import ByteBudget
+from geumgo.api._enclave import (
+    Description,
+    EnclaveAnswerError,
+    Operation,
+    ask_attest,
+    ask_call,
+    ask_describe,
+    ask_stream,
+)
 from geumgo.api._errors import ApiError, Problem
 from geumgo.api._http_routes import NONCE_SIZES, OPERATION_NAME, SEALED_TYPE, USES
 from geumgo.api._http_server import HttpServer, ListenError
@@ -23,12 +32,19 @@ __all__ = (
     "Backend",
     "ByteBudget",
     "Call",
+    "Description",
     "EdgeMetrics",
+    "EnclaveAnswerError",
     "HttpServer",
     "JsonLog",
     "ListenError",
+    "Operation",
     "Problem",
     "SettingsError",
+    "ask_attest",
+    "ask_call",
+    "ask_describe",
+    "ask_stream",
     "configure_logging",
     "settings_from_environment",
 )

@@ -124,11 +124,17 @@ class GrpcServer:
         """Let the health service say that nothing new should come; calls are still served."""
         await self._health.enter_graceful_shutdown()
 
-    async def drain(self, timeout: float) -> None:
-        """Refuse new calls, answer what was begun within `timeout` seconds, cancel the rest."""
+    async def drain(self, timeout: float) -> bool:
+        """Refuse new calls, answer what was begun within `timeout` seconds, cancel the rest.
+
+        Returns:
+            Whether all was answered in time.
+        """
         if self._watcher is not None:
             self._watcher.cancel()
+        begun = time.monotonic()
         await self._server.stop(timeout)
+        return time.monotonic() - begun < timeout
 
     async def aclose(self) -> None:
         """Stop at once."""
