@@ -331,7 +331,7 @@ class AsyncClient:
         raise error
 
     def _pause(self, attempt: int, failure: ClientError | None, deadline: float) -> float:
-        wait = min(self.settings.max_backoff, self.settings.backoff * 2 ** min(attempt - 1, 16))
+        wait = min(self.settings.max_backoff, self.settings.backoff * 2.0 ** min(attempt - 1, 16))
         if isinstance(failure, GatewayError) and failure.retry_after is not None:
             wait = max(wait, failure.retry_after)
         # Jitter: clients that were refused together must not come back together.

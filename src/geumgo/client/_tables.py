@@ -71,13 +71,16 @@ class TableFormat(Protocol):
 
 
 class _Text:
-    """Collects what csv.writer writes."""
+    """Collects the lines that csv.writer writes, one a call, and ends each with a plain newline.
+
+    The writer is told CRLF, since only then does it quote a cell with a lone carriage return.
+    """
 
     def __init__(self) -> None:
         self.parts: list[str] = []
 
     def write(self, text: str) -> int:
-        self.parts.append(text)
+        self.parts.append(text.removesuffix("\r\n") + "\n")
         return len(text)
 
 
@@ -113,7 +116,7 @@ class Csv:
 
     def lines(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
         text = _Text()
-        csv.writer(text, lineterminator="\n").writerows(
+        csv.writer(text, lineterminator="\r\n").writerows(
             ["" if cell is None else cell for cell in row] for row in rows
         )
         return "".join(text.parts)
@@ -148,14 +151,14 @@ class JsonLines:
 def format_of(path: Path, named: str | None = None) -> TableFormat:
     """Return the format that `named` names or the ending of `path` says."""
     key = (named or path.suffix.lstrip(".")).lower()
-    found = {"csv": Csv, "jsonl": JsonLines, "ndjson": JsonLines}.get(key)
-    if found is None:
+    found: dict[str, TableFormat] = {"csv": Csv(), "jsonl": JsonLines(), "ndjson": JsonLines()}
+    if key not in found:
         raise FileError(
             f"{path.name}: the format is neither csv nor jsonl",
             fix="Name it with --format.",
             code="bad_format",
         )
-    return found()
+    return found[key]
 
 
 def _check_columns(columns: tuple[str, ...], source: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
 from geumgo.api import ApiError, Attested, Call
 from geumgo.channel import Connection
@@ -28,7 +28,7 @@ class OneEnclave:
     async def call(self, call: Call, body: bytes) -> bytes:
         """Pass one request on, as the bytes it came in."""
         connection = self._connection()
-        metadata = {"name": call.operation, "sealed": call.sealed}
+        metadata: dict[str, str | bool] = {"name": call.operation, "sealed": call.sealed}
         self._in_flight += 1
         try:
             return await connection.call(
@@ -37,7 +37,7 @@ class OneEnclave:
         finally:
             self._in_flight -= 1
 
-    async def stream(self, call: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def stream(self, call: Call, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """Answer each message in turn; the manager has no streaming edge of its own."""
         async for message in messages:
             yield await self.call(call, message)
