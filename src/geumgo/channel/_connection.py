@@ -28,7 +28,7 @@ from geumgo.channel._errors import (
 from geumgo.channel._events import Ended, Event, Failed, GoAway, Message, Opened, Pong, Ready, WasReset
 from geumgo.channel._machine import ChannelMachine, Side
 from geumgo.channel._metadata import EMPTY, Metadata
-from geumgo.channel._settings import MAX_PINGS, MAX_WAITING, MAX_WRITE, MessageBudget, Settings
+from geumgo.channel._settings import FLUSH_AT, MAX_PINGS, MAX_WAITING, MAX_WRITE, MessageBudget, Settings
 from geumgo.channel._stream import Stream
 from geumgo.channel._wire import Role
 
@@ -274,7 +274,9 @@ class Connection:
             message=message,
             end=True,
         )
-        if not self._flushing:
+        if machine.backlog >= FLUSH_AT:
+            self._pump()
+        elif not self._flushing:
             self._flushing = True
             loop.call_soon(self._flush)
         future: asyncio.Future[bytes] = loop.create_future()
@@ -626,9 +628,14 @@ class Connection:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        if self._unsent is None:
+            self._flushing = False
+            self._pump()
+
+    def _pump(self) -> None:
+        """Write what there is until the socket is full."""
         if self._closed or self._unsent is not None:
             return
-        self._flushing = False
         machine = self._machine
         for _ in range(_WRITES_A_TURN):
             data = machine.take()

@@ -9,6 +9,7 @@ from geumgo.channel._errors import UsageError
 __all__ = (
     "ABUSE_BURST",
     "ABUSE_PER_SECOND",
+    "FLUSH_AT",
     "FRAME_COST",
     "HEADER_SIZE",
     "MAX_CODE",
@@ -49,6 +50,8 @@ MAX_WINDOW = (1 << 31) - 1
 """Largest credit, as a signed 32-bit number holds (Java)."""
 MAX_WRITE = 128 << 10
 """Bytes of one write call. On vsock 32 to 128 KiB is the fast range, and calls of 2 MiB stall."""
+FLUSH_AT = 32 << 10
+"""Bytes at which a write doesn't wait for the end of the loop's turn: the peer works on them meanwhile."""
 SEND_BACKLOG = 256 << 10
 """Bytes that may wait for the socket before senders wait: two full writes."""
 MAX_REPLY_BACKLOG = 256 << 10

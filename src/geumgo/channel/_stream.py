@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from geumgo.channel._errors import ChannelError, UsageError
 from geumgo.channel._metadata import Metadata
+from geumgo.channel._settings import FLUSH_AT
 
 if TYPE_CHECKING:
     from geumgo.channel._connection import Connection
@@ -119,7 +120,9 @@ class Stream:
             self._send_ended = True
             if done and self._recv_ended:
                 connection._over(self)
-        if not connection._flushing:
+        if connection._machine.backlog >= FLUSH_AT:
+            connection._pump()
+        elif not connection._flushing:
             connection._flush_soon()
         if not done:
             await self._leave()
