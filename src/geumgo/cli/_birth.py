@@ -31,13 +31,13 @@ async def bring_up(stack: Stack) -> image.BuiltImage:
 
 
 @contextmanager
-def building() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar; yields what an image build calls with a step's name, what is done, and of how much."""
+def building() -> Iterator[Callable[[str, float], None]]:
+    """Show a progress bar; yields what an image build calls with a step's name and how far all is, 0 to 1."""
     with _output.progress("building the image", total=1.0) as bar:
         task = bar.task_ids[0]
 
-        def step(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done / total if total else 0.0)
+        def step(what: str, fraction: float) -> None:
+            bar.update(task, description=what, completed=fraction)
 
         yield step
         bar.update(task, completed=1.0)

@@ -31,7 +31,6 @@ __all__ = ("Demo",)
 
 STEPS = 7
 CHANGED = "changed"
-TEXT_FILE = "/opt/geumgo/BANNER.txt"
 REIDENTIFIED = 10
 REFUSAL_TIMEOUT = 30.0
 """Seconds within which the changed image has started, asked and been refused."""
@@ -241,7 +240,7 @@ class Demo:
     async def _step6_proof(self, built: image.BuiltImage, policy: CompiledPolicy) -> None:
         self._head("The proof: another image gets no key, the gateway sees ciphertext")
         changed = self.output / "state" / "changed.eif"
-        other = await asyncio.to_thread(image.replace_byte, built.path, changed, TEXT_FILE)
+        other = await asyncio.to_thread(image.replace_byte, built.path, changed, file=image.BANNER)
         with _output.progress("launching the image with one byte changed"):
             await asyncio.to_thread(self.stack.start_enclave, CHANGED, changed)
             status = await self._refused_status()
@@ -251,7 +250,7 @@ class Demo:
             ("image", "PCR0", "key service"),
             [
                 ("as built", built.measurements.pcr0[:32] + "…", "key released"),
-                (f"one byte of {TEXT_FILE} changed", other.pcr0[:32] + "…", status["reason"]),
+                (f"one byte of /{image.BANNER} changed", other.pcr0[:32] + "…", status["reason"]),
             ],
         )
         await self._show_gateway_view(policy)

@@ -12,7 +12,7 @@ import typer
 
 from geumgo._base import GeumgoError
 from geumgo.cli import _output, _target
-from geumgo.client import FileResult, process_file
+from geumgo.client import AsyncClient, FileResult, process_file
 from geumgo.client.policy import compile_policy
 
 __all__ = ("call",)
@@ -105,7 +105,7 @@ def show(result: FileResult, seconds: float, *, json: bool) -> None:
 
 
 async def _body(
-    client: _target.AsyncClient,
+    client: AsyncClient,
     operation: str,
     source: Path,
     output: Path | None,

@@ -205,10 +205,10 @@ def _events(path: Path) -> list[Mapping[str, Any]]:
     text = _bytes(path).decode("utf-8", "replace")
     try:
         whole = json_.loads(text)
-        found = whole.get("Records", whole.get("Events", [whole])) if isinstance(whole, dict) else whole
+        found = whole.get("Records", [whole]) if isinstance(whole, dict) else whole
     except ValueError:
         try:
             found = [json_.loads(line) for line in text.splitlines() if line.strip()]
         except ValueError:
             raise GeumgoError(f"{path} holds no events in JSON", code="file") from None
-    return [event for event in found if isinstance(event, dict)]
+    return [event for event in found if isinstance(event, dict)] if isinstance(found, list) else []

@@ -10,6 +10,7 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from geumgo.backends import EnclaveSpec, launcher
 from geumgo.manager._backend import OneEnclave
 from geumgo.manager._control import ControlHandler, EnvironmentCredentials, FileCredentials
 from geumgo.manager._egress import Destination, Egress, load_allowlist, parse_destination
-from geumgo.manager._state_file import StateFile
+from geumgo.manager._state_file import EnclaveState, StateFile
 from geumgo.manager._supervisor import Supervisor
 
 DRAIN_SECONDS = 10.0
@@ -99,14 +100,13 @@ async def run(options: argparse.Namespace, log: JsonLog) -> None:
             code, enclave=options.name, **fields
         )
 
-    def event(entry: Any) -> None:
+    def event(entry: Mapping[str, Any]) -> None:
         events.labels(entry["level"]).inc()
-        report(
-            "enclave_log",
-            entry["level"],
-            code=entry["code"],
-            **{f"f_{k}": v for k, v in entry["fields"].items()},
-        )
+        report("enclave_log", entry["level"], event_code=entry["code"], fields=entry["fields"])
+
+    def publish(state: EnclaveState) -> None:
+        restarts.set(state.restarts)
+        state_file.write(state)
 
     egress = Egress(_allowed(options))
     metrics_of(egress, metrics)
@@ -125,7 +125,7 @@ async def run(options: argparse.Namespace, log: JsonLog) -> None:
             runtime_dir=folder,
         ),
         handler=ControlHandler(egress=egress, credentials=credentials, event=event),
-        publish=lambda state: (state_file.write(state), restarts.set(state.restarts))[1],
+        publish=publish,
         report=report,
     )
     backend = OneEnclave(supervisor)

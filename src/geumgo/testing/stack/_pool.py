@@ -145,7 +145,7 @@ class StackPool:
         self._remember(record)
         return record
 
-    def build(self, progress: Callable[[str, int, int], None]) -> image.BuiltImage:
+    def build(self, progress: Callable[[str, float], None]) -> image.BuiltImage:
         """Build the image around the measured configuration."""
         return image.build_enclave_image(
             output=self.eif, configuration=self.configuration_path.read_bytes(), progress=progress
@@ -161,7 +161,7 @@ class StackPool:
             PoolRecord(record.key_id, record.data_key_id, record.policies, record.endpoint, measurements.pcr0)
         )
 
-    async def open_or_build(self, progress: Callable[[str, int, int], None]) -> image.BuiltImage:
+    async def open_or_build(self, progress: Callable[[str, float], None]) -> image.BuiltImage:
         """Return the image of the pool that is there, or of a new pool.
 
         A pool is used again while the same code and configuration still make the image that its key is

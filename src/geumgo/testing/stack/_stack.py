@@ -226,7 +226,7 @@ class Stack:
 
         self.nsm_state.mkdir(mode=0o700, parents=True, exist_ok=True)
         root = self.nsm_state / "root.pem"
-        root.write_bytes(NsmAuthority.open(self.nsm_state).root_pem)
+        root.write_text(NsmAuthority.open(self.nsm_state).root_pem)
         return root
 
     def _start(self, name: str, role: str, module: str, arguments: list[str]) -> Process:
