@@ -1,12 +1,15 @@
 """Enclave images: EIF format, ramdisks, measurement, building."""
 
 from geumgo.image._bootstrap import bootable
+from geumgo.image._describe import Description, describe, verify
+from geumgo.image._diff import diff
 from geumgo.image._errors import BuildError, CpioError, EifError, ImageError, LockError, Unavailable
+from geumgo.image._extract import extract
 from geumgo.image._layout import Architecture, EifHeader, SectionType
 from geumgo.image._loader import loader_command
 from geumgo.image._measure import Measurements
 from geumgo.image._unpack import Unpacked, unpack
-from geumgo.image.build import Boot, BuiltImage, build_from_directory
+from geumgo.image.build import BuiltImage, build_from_directory
 from geumgo.image.eif import Eif, Part, Section, measure, read_eif, write_eif
 from geumgo.image.enclave_image import BANNER, CONFIGURATION, build_enclave_image
 from geumgo.image.tamper import replace_byte
@@ -15,10 +18,10 @@ __all__ = (
     "BANNER",
     "CONFIGURATION",
     "Architecture",
-    "Boot",
     "BuildError",
     "BuiltImage",
     "CpioError",
+    "Description",
     "Eif",
     "EifError",
     "EifHeader",
@@ -33,10 +36,14 @@ __all__ = (
     "bootable",
     "build_enclave_image",
     "build_from_directory",
+    "describe",
+    "diff",
+    "extract",
     "loader_command",
     "measure",
     "read_eif",
     "replace_byte",
     "unpack",
+    "verify",
     "write_eif",
 )

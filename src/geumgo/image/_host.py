@@ -20,7 +20,7 @@ from geumgo.image._elf import parse_elf
 from geumgo.image._errors import BuildError
 from geumgo.image._loader import LIBRARY_FOLDERS
 from geumgo.image._locked import LIBRARY
-from geumgo.image._progress import Progress
+from geumgo.image._progress import WHOLE, Progress
 from geumgo.image._prune import unloadable, wanted
 from geumgo.image._python import Base, finish_base, load, recipe
 from geumgo.image._run import run
@@ -42,7 +42,7 @@ def host_base(store: Cache, progress: Progress) -> Base:
     Raises:
         BuildError: this Python is statically linked, lacks a library, or has no file of a module.
     """
-    progress("looking for this machine's Python and its libraries", 0.2)
+    progress("looking for this machine's Python and its libraries", 20, WHOLE)
     interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     home = (
         f"{sys.base_prefix}:{sys.base_exec_prefix}"
@@ -67,6 +67,11 @@ def host_base(store: Cache, progress: Progress) -> Base:
     for name in unloadable(nodes):
         del nodes[name]
     folders = sorted({str(path.parent) for path in libraries})
+    for path in libraries:
+        # An interpreter of a user's own keeps its library beside it; loaders that look only in the usual
+        # folders find it, too.
+        if not str(path).startswith(("/lib", "/usr/lib", "/usr/local/lib/")):
+            nodes[f"usr/local/lib/{path.name}"] = Node.symlink(str(path))
     nodes[LIBRARY_FOLDERS] = Node.file("".join(f"{folder}\n" for folder in folders).encode())
     return finish_base(
         nodes, key=key, interpreter=str(interpreter), home=home, store=store, progress=progress

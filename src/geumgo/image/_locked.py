@@ -20,7 +20,7 @@ from geumgo.image._cache import Cache
 from geumgo.image._errors import BuildError, Unavailable
 from geumgo.image._layout import Architecture
 from geumgo.image._loader import LIBRARY_FOLDERS
-from geumgo.image._progress import Progress
+from geumgo.image._progress import WHOLE, Progress
 from geumgo.image._prune import prune
 from geumgo.image._python import Base, finish_base, load, recipe
 from geumgo.image._run import run
@@ -50,11 +50,11 @@ def locked_base(lock: Lock, store: Cache, environment: Mapping[str, str], progre
     archive = store.built(key)
     if archive is not None:
         return Base(load(archive), key, interpreter, home)
-    progress("fetching the locked packages of Debian", 0.0)
+    progress("fetching the locked packages of Debian", 0, WHOLE)
     packages = _debian.fetch_packages(lock, lock.packages, store, environment)
-    progress("fetching the locked wheels", 0.2)
+    progress("fetching the locked wheels", 20, WHOLE)
     wheels = _wheels.fetch_wheels(lock, lock.wheels, store, environment)
-    progress("unpacking them", 0.3)
+    progress("unpacking them", 30, WHOLE)
     nodes = locked_tree(
         [packages[package.name] for package in lock.packages],
         [wheels[wheel.name] for wheel in lock.wheels],

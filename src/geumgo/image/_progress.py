@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ("Progress", "silent")
+__all__ = ("WHOLE", "Progress", "silent")
 
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the finished part of the whole, 0.0 to 1.0."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of the whole is done, and how much the whole is."""
+
+WHOLE = 100
+"""What our own steps count up to."""
 
 
-def silent(step: str, fraction: float) -> None:
+def silent(step: str, done: int, total: int) -> None:
     """Tell nobody."""

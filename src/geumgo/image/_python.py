@@ -11,7 +11,7 @@ from pathlib import Path
 from geumgo.image import _bytecode, _unpack
 from geumgo.image._bytecode import compile_tree
 from geumgo.image._cache import Cache
-from geumgo.image._progress import Progress
+from geumgo.image._progress import WHOLE, Progress
 from geumgo.image._source import BytesSource, FileSource, Window
 from geumgo.image.cpio import DEFAULT_MTIME, Archive, Kind, Node, read
 
@@ -64,9 +64,9 @@ def finish_base(
     """
     complete = dict(nodes)
     with store.scratch() as scratch:
-        progress("unpacking Python and its libraries", 0.4)
+        progress("unpacking Python and its libraries", 40, WHOLE)
         _unpack.unpack_archives([_in_memory(complete)], scratch / "root")
-        progress("compiling Python's library", 0.5)
+        progress("compiling Python's library", 50, WHOLE)
         names = [name for name, node in nodes.items() if name.endswith(".py") and node.kind is Kind.FILE]
         (scratch / "out").mkdir()
         complete.update(compile_tree(scratch / "root", names, scratch / "out", cmd=interpreter, home=home))

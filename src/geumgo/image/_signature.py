@@ -11,11 +11,16 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from geumgo.codec import cbor
+from geumgo.codec.cose import Algorithm, CoseError, CoseSign1
 from geumgo.image._errors import EifError
 from geumgo.image._layout import MAX_SIGNATURE_SIZE
 
-__all__ = ("Signature", "parse_signature")
+__all__ = ("Signature", "check_signature", "parse_signature")
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*", re.ASCII)
 
@@ -68,3 +73,40 @@ def _byte_string(entry: dict[Any, Any], key: str) -> bytes:
     if isinstance(value, list) and all(type(item) is int and 0 <= item <= 255 for item in value):
         return bytes(value)
     raise EifError(f"the signature section has no bytes at {key!r}")
+
+
+def check_signature(signature: Signature, pcr0: str) -> x509.Certificate:
+    """Check that an image's signature is its certificate's over PCR0; return the certificate.
+
+    Nothing is said about who the certificate belongs to or whether it is valid today: trust comes from
+    comparing PCR8.
+
+    Args:
+        signature: as parsed.
+        pcr0: the measured PCR0, hex.
+
+    Raises:
+        EifError: `bad_signature`.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(signature.certificate)
+        key = certificate.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise EifError(
+                "the signing certificate's key is not on P-256, P-384 or P-521", code="bad_signature"
+            )
+        payload = CoseSign1.parse(signature.cose, max_size=MAX_SIGNATURE_SIZE).verify(
+            key, Algorithm.of_key(key)
+        )
+        signed = cbor.loads(payload, max_size=MAX_SIGNATURE_SIZE)
+    except (CoseError, cbor.CborError) as error:
+        raise EifError(f"the image's signature does not hold: {error.what}", code="bad_signature") from None
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise EifError(
+            f"the signing certificate can't be read ({type(error).__name__})", code="bad_signature"
+        ) from None
+    if not isinstance(signed, dict) or signed.get("register_index") != 0:
+        raise EifError("the image's signature is not over PCR0", code="bad_signature")
+    if _byte_string(signed, "register_value") != bytes.fromhex(pcr0):
+        raise EifError("the image's signature is over another PCR0", code="bad_signature")
+    return certificate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from geumgo.image._bootstrap import DEFAULT_CMDLINE, NO_KERNEL, bootable, bootst
 from geumgo.image._errors import BuildError
 from geumgo.image._layout import Architecture, SectionType
 from geumgo.image._measure import Measurements
-from geumgo.image._progress import Progress, silent
+from geumgo.image._progress import WHOLE, Progress, silent
 from geumgo.image._source import FileSource
 from geumgo.image._unpack import ROOTFS
 from geumgo.image.eif import MAX_METADATA_SIZE, Part, read_eif, write_eif
@@ -26,6 +27,8 @@ __all__ = ("Boot", "BuiltImage", "build_from_directory", "build_from_nodes", "di
 
 THIS_MACHINE_ONLY = "PCRs hold on this machine only"
 """What every table says of an image that has files of the machine it was built on."""
+THIS_MACHINE_KEY = "geumgo.this_machine_only"
+"""The custom metadata that tells it of an image."""
 EMPTY_FOLDERS = ("dev", "proc", "run", "sys", "tmp", "var")
 """Mount points and folders that the init or programs expect (nitro.md §1.8)."""
 
@@ -35,18 +38,18 @@ class Boot:
     """What starts before the application.
 
     Attributes:
+        architecture: what kernel and programs run on.
         kernel: bzImage or Image; None for an image that can't boot.
         init: first program; None for an image that can't boot.
         cmdline: kernel's command line; nitro-cli's where None.
         modules: kernel modules for the bootstrap ramdisk.
-        architecture: what kernel and programs run on.
     """
 
+    architecture: Architecture
     kernel: Path | None = None
     init: Path | None = None
     cmdline: str | None = None
     modules: tuple[Path, ...] = ()
-    architecture: Architecture = Architecture.X86_64
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,11 @@ def build_from_directory(
     cmd: Sequence[str],
     env: Mapping[str, str],
     output: Path,
-    boot: Boot | None = None,
+    kernel: Path | None = None,
+    init: Path | None = None,
+    cmdline: str | None = None,
+    modules: Sequence[Path] = (),
+    architecture: Architecture | None = None,
     name: str = "",
     version: str = "",
     metadata: Mapping[str, Any] | None = None,
@@ -102,7 +109,11 @@ def build_from_directory(
         cmd: program and arguments; the program by its absolute path.
         env: its environment.
         output: where the EIF goes.
-        boot: kernel, init and what belongs to them.
+        kernel: bzImage or Image; an image without one can't boot.
+        init: first program; an image without one can't boot.
+        cmdline: kernel's command line; nitro-cli's where None.
+        modules: kernel modules for the bootstrap ramdisk.
+        architecture: what the programs run on; this machine's where None.
         name: for the metadata; the folder's name where empty.
         version: for the metadata.
         metadata: CustomMetadata.
@@ -118,7 +129,13 @@ def build_from_directory(
         cmd=cmd,
         env=env,
         output=output,
-        boot=boot or Boot(),
+        boot=Boot(
+            kernel=kernel,
+            init=init,
+            cmdline=cmdline,
+            modules=tuple(modules),
+            architecture=architecture or Architecture.of_machine(platform.machine()),
+        ),
         name=name or root.absolute().name,
         version=version,
         metadata=metadata,
@@ -195,7 +212,7 @@ def build_from_nodes(
     if boot.kernel is not None and (problem := check_kernel(FileSource(boot.kernel), boot.architecture)):
         raise BuildError(f"{boot.kernel} can't be the kernel: {problem}")
     cmdline = (DEFAULT_CMDLINE[boot.architecture] if boot.cmdline is None else boot.cmdline).strip()
-    progress("writing the image", 0.0)
+    progress("writing the image", 0, WHOLE)
     measurements = write_eif(
         output,
         [
@@ -208,7 +225,7 @@ def build_from_nodes(
         architecture=boot.architecture,
     )
     can_boot, reason = bootable(read_eif(output, check_crc=False))
-    progress("the image is written", 1.0)
+    progress("the image is written", 100, WHOLE)
     return BuiltImage(
         path=output,
         measurements=measurements,
@@ -231,7 +248,7 @@ def _metadata(
     name: str, version: str, mtime: int, custom: Mapping[str, Any] | None, this_machine: str | None
 ) -> bytes:
     """Return the metadata section's JSON (nitro.md §1.6): not measured, so nothing depends on it."""
-    own = {} if this_machine is None else {"geumgo.this_machine_only": True}
+    own = {} if this_machine is None else {THIS_MACHINE_KEY: True}
     value = {
         "ImageName": name,
         "ImageVersion": version,

@@ -24,7 +24,10 @@ __all__ = (
     "Entry",
     "Kind",
     "Node",
+    "check_name",
+    "content",
     "default_mtime",
+    "names",
     "read",
 )
 
@@ -386,6 +389,11 @@ class _Headers:
         link = (major, minor, inode) if kind is Kind.FILE and nlink > 1 else None
         entry = Entry(name, kind, stat.S_IMODE(mode), uid, gid, mtime, size, data_offset, link)
         return name, entry, _padded(end)
+
+
+def content(archive: Source, entry: Entry) -> Window:
+    """Return an entry's data as a source of its own."""
+    return Window(archive, entry.offset, entry.size)
 
 
 def names(entries: Iterable[Entry]) -> dict[str, Entry]:

@@ -14,7 +14,7 @@ from geumgo.image._errors import LockError, Unavailable
 from geumgo.image._host import host_base
 from geumgo.image._layout import Architecture
 from geumgo.image._locked import LIBRARY, locked_base
-from geumgo.image._progress import Progress, silent
+from geumgo.image._progress import WHOLE, Progress, silent
 from geumgo.image._python import compile_application
 from geumgo.image._rooms import room_nodes
 from geumgo.image.build import Boot, BuiltImage, build_from_nodes
@@ -45,7 +45,9 @@ def build_enclave_image(
     module: str = MODULE,
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
-    boot: Boot | None = None,
+    kernel: Path | None = None,
+    init: Path | None = None,
+    cmdline: str | None = None,
     cache: Path | None = None,
     progress: Progress = silent,
     environment: Mapping[str, str] | None = None,
@@ -66,7 +68,9 @@ def build_enclave_image(
         module: the module that `cmd` runs with `-m`.
         arguments: its arguments.
         env: more variables for it.
-        boot: kernel, init and what belongs to them; its architecture must be this machine's.
+        kernel: bzImage or Image; an image without one can't boot.
+        init: first program; an image without one can't boot.
+        cmdline: kernel's command line; nitro-cli's where None.
         cache: folder for downloads and the built base; `default_cache` where None.
         progress: told how far it is.
         environment: variables to honour (SOURCE_DATE_EPOCH, XDG_CACHE_HOME, GEUMGO_DEBIAN_MIRROR); the
@@ -81,7 +85,6 @@ def build_enclave_image(
     """
     environment = os.environ if environment is None else environment
     architecture = Architecture.of_machine(platform.machine())
-    boot = boot or Boot(architecture=architecture)
     store = Cache(cache or default_cache(environment))
     this_machine: str | None = None
     if host_files:
@@ -94,14 +97,14 @@ def build_enclave_image(
             if host_files is False:
                 raise
             this_machine = error.what
-            progress(f"the locked base can't be had ({error.what}); taking this machine's files", 0.1)
+            progress(f"the locked base can't be had ({error.what}); taking this machine's files", 10, WHOLE)
             base = host_base(store, progress)
     own = room_nodes()
     own[CONFIGURATION] = Node.file(configuration)
     own[BANNER] = Node.file(BANNER_TEXT.encode())
     for inside, content in (app_files or {}).items():
         own[inside.lstrip("/")] = Node.file(content)
-    progress("compiling the application", 0.7)
+    progress("compiling the application", 70, WHOLE)
     own.update(compile_application(own, base, store))
     variables = {
         "HOME": "/tmp",
@@ -119,10 +122,10 @@ def build_enclave_image(
         cmd=[base.interpreter, "-B", "-m", module, *arguments],
         env=variables,
         output=output,
-        boot=boot,
+        boot=Boot(kernel=kernel, init=init, cmdline=cmdline, architecture=architecture),
         name=name,
         version=geumgo.__version__,
         environment=environment,
         this_machine=this_machine,
-        progress=lambda step, fraction: progress(step, 0.8 + 0.2 * fraction),
+        progress=lambda step, done, total: progress(step, 80 + 20 * done // total, WHOLE),
     )

@@ -19,7 +19,7 @@ __all__ = ("replace_byte",)
 
 
 def replace_byte(
-    image: Path, output: Path, *, file: str, offset: int = 0, value: int | None = None
+    image: Path, output: Path, file: str, *, offset: int = 0, value: int | None = None
 ) -> Measurements:
     """Write a copy of `image` in which one byte of a file of the application's root file system differs.
 
