@@ -40,7 +40,7 @@ def show(file: _File, json: _output.Json = False) -> None:
         "module_id": document.module_id,
         "issued": _iso(document.timestamp_ms),
         "algorithm": document.cose.algorithm,
-        **{f"pcr{index}": value.hex() for index, value in sorted(document.pcrs.items()) if any(value)},
+        **{f"pcr{i}": pcr.hex() for i, pcr in sorted(document.pcrs.items()) if i < 3 or any(pcr)},
         "nonce": _hex(document.nonce),
         "public_key": _hex(document.public_key),
         "user_data": _hex(document.user_data),
@@ -109,7 +109,11 @@ def verify_command(
 
 def _print_claims(claims: Claims) -> None:
     values = claims.to_mapping()
-    measurements = {name: value for name, value in values.pop("measurements").items() if value.strip("0")}
+    measurements = {
+        name: value
+        for name, value in values.pop("measurements").items()
+        if name in ("pcr0", "pcr1", "pcr2") or value.strip("0")
+    }
     statement = values.pop("statement") or {}
     statement.pop("key", None)  # it is `public_key`
     issued = {"issued": _iso(values.pop("issued_ms"))}
@@ -159,5 +163,5 @@ def _hex(value: bytes | None) -> str | None:
 def _iso(milliseconds: int) -> str:
     try:
         return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).isoformat(timespec="milliseconds")
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):
         return f"{milliseconds} ms after 1970"

@@ -91,7 +91,7 @@ def loads(
 
     Args:
         data: the whole item.
-        max_depth: containers and tags that may nest.
+        max_depth: containers and tags that may nest; an empty one at the bottom is not counted.
         max_size: bytes that `data` may have.
         tags: tag numbers that may occur; their values arrive as :data:`Tag`.
         deterministic: also demand that `data` is what :func:`dumps` makes of the value.
@@ -144,7 +144,10 @@ def _check_plain(value: Any) -> None:
 
 
 def _check_keys(value: Any, depth: int) -> None:
-    if isinstance(value, Mapping):
+    kind = type(value)
+    if kind in _SCALARS:
+        return
+    if kind is dict or isinstance(value, Mapping):
         if len({_major_type(key) for key in value}) > 1:
             raise CborError("a map has keys of different types; their order would not be deterministic")
         children: Any = value.values()
@@ -157,7 +160,8 @@ def _check_keys(value: Any, depth: int) -> None:
     if depth >= MAX_DEPTH:
         raise CborError(f"the value nests deeper than {MAX_DEPTH}")
     for child in children:
-        _check_keys(child, depth + 1)
+        if type(child) not in _SCALARS:
+            _check_keys(child, depth + 1)
 
 
 def _major_type(key: Any) -> int:
