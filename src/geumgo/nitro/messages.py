@@ -191,7 +191,7 @@ def encode_request(request: Request) -> bytes:
     """Return the bytes of a request.
 
     Raises:
-        MessageError: it would have more than :data:`MAX_REQUEST_SIZE` bytes.
+        MessageError: it would have more than :data:`MAX_REQUEST_SIZE` bytes, or a field of no CBOR type.
     """
     match request:
         case DescribeNsm():
@@ -208,7 +208,10 @@ def encode_request(request: Request) -> bytes:
             value = {"LockPCRs": {"range": range_}}
         case Attestation(user_data, nonce, public_key):
             value = {"Attestation": {"user_data": user_data, "nonce": nonce, "public_key": public_key}}
-    encoded = cbor.dumps(value)
+    try:
+        encoded = cbor.dumps(value)
+    except cbor.CborError as error:
+        raise MessageError(f"the NSM request can't be encoded: {error.what}") from None
     if len(encoded) > MAX_REQUEST_SIZE:
         raise MessageError(
             f"the NSM request has {len(encoded)} bytes, the NSM takes {MAX_REQUEST_SIZE}",

@@ -102,8 +102,8 @@ class DeviceTransport:
         )
         try:
             self._ioctl(self._fd, NSM_IOCTL, message)
-        except OSError as error:
-            if error.errno == errno.EMSGSIZE:
+        except (OSError, ValueError) as error:  # ValueError: the transport is closed
+            if isinstance(error, OSError) and error.errno == errno.EMSGSIZE:
                 raise NsmRefused("the request", ErrorCode.INPUT_TOO_LARGE) from None
             raise NsmUnavailable(f"the NSM device {self._path} failed: {_reason(error)}") from None
         length: int = _MESSAGE.unpack(message)[3]
