@@ -36,6 +36,7 @@ from geumgo.keys.errors import (
     SealError,
 )
 from geumgo.keys.kms import KmsClient, Recipient
+from geumgo.keys.pool import Finding, PoolMaterial, audit, create_pool, first_policy, release, release_policy
 from geumgo.keys.recipient import generate_recipient_key, open_ciphertext_for_recipient, public_key_der
 
 __all__ = (
@@ -57,6 +58,7 @@ __all__ = (
     "Dial",
     "Envelope",
     "EnvelopeError",
+    "Finding",
     "KeyGrant",
     "KmsClient",
     "KmsError",
@@ -67,6 +69,7 @@ __all__ = (
     "OperationFailed",
     "PoolError",
     "PoolKeyPair",
+    "PoolMaterial",
     "PoolPublicKey",
     "PurposeKey",
     "Recipient",
@@ -75,13 +78,18 @@ __all__ = (
     "SealError",
     "Sealed",
     "WrappedKey",
+    "audit",
+    "create_pool",
     "encrypt_field",
+    "first_policy",
     "generate_recipient_key",
     "open_ciphertext_for_recipient",
     "open_envelope",
     "open_request",
     "parse_envelope",
     "public_key_der",
+    "release",
+    "release_policy",
     "seal_answer",
     "seal_failure",
     "seal_request",

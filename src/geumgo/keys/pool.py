@@ -12,7 +12,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from geumgo.keys._names import is_name
 from geumgo.keys.configuration import (
@@ -38,6 +40,7 @@ __all__ = (
     "release_policy",
 )
 
+_T = TypeVar("_T")
 _ARN = re.compile(
     r"arn:aws[a-z-]*:(?:iam|sts)::([0-9]{12}):(?:root|(?:user|role|assumed-role)/[\w+=,.@/-]+)", re.ASCII
 )
@@ -133,8 +136,8 @@ async def create_pool(
     *,
     pool: str,
     purposes: Sequence[str],
-    operations: Mapping[str, Operation],
-    callers: Mapping[str, Caller],
+    operations: Mapping[str, Operation | Mapping[str, Any]],
+    callers: Mapping[str, Caller | Mapping[str, Any]],
     kms_settings: KmsSettings,
     egress: Sequence[str] = (),
     admin: str,
@@ -145,7 +148,7 @@ async def create_pool(
         kms: a client with the administrator's credentials and no recipient.
         pool: the pool's name.
         purposes: names of the uses of data that get keys.
-        operations, callers: who may do what.
+        operations, callers: who may do what; as types or as the mappings that the file has.
         kms_settings: where the enclave finds the key service.
         egress: further ``host:port`` that the enclave may dial; the key service is added.
         admin: ARN of the administrator.
@@ -164,8 +167,8 @@ async def create_pool(
         made = MeasuredConfiguration(
             version=1,
             pool=pool,
-            operations=dict(operations),
-            callers=dict(callers),
+            operations=_convert(operations, dict[str, Operation], "operations"),
+            callers=_convert(callers, dict[str, Caller], "callers"),
             kms=kms_settings,
             pool_key=wrapped[SEED_PURPOSE],
             purposes={name: wrapped[name] for name in purposes},
@@ -239,6 +242,15 @@ def audit(
             findings.append(Finding("unexpected_use", f"{name} succeeded on the pool's key"))
         released = released or name == "PutKeyPolicy"
     return tuple(findings)
+
+
+def _convert(value: Mapping[str, Any], kind: type[_T], place: str) -> _T:
+    try:
+        return msgspec.convert(
+            msgspec.to_builtins(value, builtin_types=(bytes,)), kind, builtin_types=(bytes,)
+        )
+    except (msgspec.ValidationError, TypeError) as error:
+        raise PoolError(f"{place} of the pool: {str(error)[:200]}") from None
 
 
 def _audit_creation(created: Sequence[Mapping[str, Any]], policy: str) -> list[Finding]:
