@@ -53,16 +53,18 @@ class Plan:
 
 
 def command(plan: Plan, tree: Tree) -> tuple[str, list[str]]:
-    """Return the file to execute, as a path once the sandbox stands, and its arguments."""
-    python = tree.python
-    if not plan.sandbox.host_paths:
-        return python, [python, "-B", "-P", "-m", INIT_MODULE]
-    python = f"{tree.root}{python}"
+    """Return the file to execute, as a path once the sandbox stands, and its arguments.
+
+    The dynamic loader is always called by its path, in both sandboxes: an image has no loader cache, and
+    the host's must not be read.
+    """
+    outer = str(tree.root) if plan.sandbox.host_paths else ""
+    python = outer + tree.python
     arguments = [python, "-B", "-P", "-m", INIT_MODULE]
     if tree.loader is None:
         return python, arguments
-    loader = f"{tree.root}/{tree.loader}"
-    libraries = ":".join(f"{tree.root}/{folder}" for folder in tree.libraries)
+    loader = f"{outer}/{tree.loader}"
+    libraries = ":".join(f"{outer}/{folder}" for folder in tree.libraries)
     return loader, [loader, "--inhibit-cache", "--library-path", libraries, *arguments]
 
 

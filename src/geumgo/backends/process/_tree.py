@@ -15,16 +15,30 @@ from pathlib import Path
 
 from geumgo.backends._api import LaunchFailed
 
-__all__ = ("Tree", "choose_folder", "describe", "make_readable", "place_init_files", "reachable", "remove")
+__all__ = (
+    "IMAGE_LINK",
+    "INIT_FOLDER",
+    "Tree",
+    "choose_folder",
+    "clear",
+    "describe",
+    "make_readable",
+    "place_init_files",
+    "reachable",
+    "remove",
+)
 
 INIT_FOLDER = "run/geumgo-init"
 """Where `cmd` and `env` of ramdisk 1 lie for the init, below the image's root."""
+IMAGE_LINK = "image"
+"""In the runtime folder: points at where the image is unpacked, so that the next launcher can clear up."""
 FOLDER_PREFIX = "geumgo-image-"
 _PYTHON = re.compile(r"python3(\.[0-9]+)?\Z", re.ASCII)
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 _PT_INTERP = 3
 _MAX_PROGRAM_HEADERS = 64  # an interpreter has a dozen
 _MAX_INTERP = 256
+_MAX_LIBRARY_LIST = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +52,7 @@ class Tree:
         libraries: folders of shared libraries, relative to `root`.
         cmd: what the image runs.
         env: the environment it runs in.
-        module: whether `cmd` is that Python with `-m`, so that one process can be init and program.
+        module: whether `cmd` is that Python with a module or script: one process is init and program then.
     """
 
     root: Path
@@ -79,7 +93,7 @@ def describe(root: Path, cmd: tuple[str, ...], env: Mapping[str, str], *, machin
         libraries=tuple(_library_folders(root, machine)),
         cmd=cmd,
         env=env,
-        module=own and "-m" in cmd,
+        module=own and len(cmd) > 1 and cmd[1] != "-c",
     )
 
 
@@ -125,11 +139,17 @@ def _loader(program: Path, machine: str) -> str | None:
 
 
 def _library_folders(root: Path, machine: str) -> Iterable[str]:
+    """Yield what the image's /etc/ld.so.conf names, then where distributions have their libraries."""
     triplet = f"{machine}-linux-gnu"
-    names = (f"lib/{triplet}", f"usr/lib/{triplet}", "lib64", "usr/lib64", "lib", "usr/lib", "usr/local/lib")
+    names = [f"lib/{triplet}", f"usr/lib/{triplet}", "lib64", "usr/lib64", "lib", "usr/lib", "usr/local/lib"]
+    listed = _inside(root, "etc/ld.so.conf")
+    if listed is not None:
+        with listed.open(errors="replace") as file:
+            lines = file.read(_MAX_LIBRARY_LIST).split("\n")
+        names[:0] = [line.strip() for line in lines if line.startswith("/")]
     seen = set()
     for name in names:
-        found = Path(os.path.realpath(root / name))
+        found = Path(os.path.realpath(root / name.lstrip("/")))
         if found.is_dir() and found.is_relative_to(root) and found not in seen:
             seen.add(found)
             yield str(found.relative_to(root))
@@ -227,3 +247,11 @@ def remove(folder: Path) -> None:
             and status.st_uid == os.geteuid()
         ):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear(runtime: Path) -> None:
+    """Remove the unpacked image that `runtime` points at, if there is one; nobody may be using it."""
+    link = runtime / IMAGE_LINK
+    with contextlib.suppress(OSError):
+        remove(Path(os.readlink(link)))
+        link.unlink()
