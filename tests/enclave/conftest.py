@@ -58,14 +58,16 @@ class PairListener:
 
 
 class FakeKms:
-    """Wraps and unwraps keys; refuses while `error` is set. Counts calls."""
+    """Wraps and unwraps keys; refuses while `error` is set. Remembers which keys were asked for."""
 
     def __init__(self) -> None:
         self.error: GeumgoError | None = None
-        self.calls = 0
+        self.asked: list[tuple[str, str]] = []
         self.gate: asyncio.Event | None = None
-        self.answers: dict[bytes, bytes] = {}
         self._known: dict[bytes, tuple[bytes, str, dict[str, str]]] = {}
+
+    def asked_for_data(self) -> int:
+        return sum(key_id != KEY_ARN for key_id, _ in self.asked)
 
     def wrap(self, key_id: str, context: Mapping[str, str], plaintext: bytes | None = None) -> bytes:
         blob = secrets.token_bytes(40)
@@ -76,7 +78,7 @@ class FakeKms:
         return self._known[blob][0]
 
     async def decrypt(self, ciphertext: bytes, *, key_id: str, context: Mapping[str, str]) -> bytes:
-        self.calls += 1
+        self.asked.append((key_id, context.get("geumgo:purpose", "")))
         if self.gate is not None:
             await self.gate.wait()
         if self.error is not None:
