@@ -491,8 +491,8 @@ class Connection:
         self._streams[number] = stream
         if deadline is not None:
             stream._tick = self._deadlines.add(number, deadline)
-        task = self._loop.create_task(self._serve(self._handler, stream))
-        stream._task = task
+        # Not loop.create_task: its name and source bookkeeping cost more than the rest.
+        stream._task = asyncio.Task(self._serve(self._handler, stream), loop=self._loop, name="geumgo-stream")
 
     async def _serve(self, handler: Handler, stream: Stream) -> None:
         stream._started = True
@@ -505,7 +505,8 @@ class Connection:
         except Exception:
             self._reset(stream, "internal", False)
         else:
-            stream.end()
+            if not stream._send_ended:
+                stream.end()
             if not stream._recv_ended:
                 self._reset(stream, "cancelled", False)
         finally:
@@ -513,12 +514,14 @@ class Connection:
 
     def _released(self, stream: Stream) -> None:
         """A handler is through with its stream."""
-        self._discard_messages(stream)
+        if stream._messages:
+            self._discard_messages(stream)
         if self._streams.pop(stream.id, None) is not None:
             self._machine.release()
             if stream._tick:
                 self._deadlines.discard(stream.id, stream._tick)
-            self._settle()
+            if self._idle is not None:
+                self._settle()
 
     # ---- what arrives ------------------------------------------------------------------------------------------
 
@@ -539,6 +542,7 @@ class Connection:
             return
         machine = self._machine
         calls = self._calls
+        credit = 0
         for event in machine.receive(bytes(_read_buffer[:count])):
             if type(event) is Message:
                 number = event.stream
@@ -552,7 +556,9 @@ class Connection:
                         if event.end:
                             stream._peer_ended()
                 else:
-                    machine.consumed(number, event.cost, event.held)
+                    credit += event.cost
+                    if event.held:
+                        machine.consumed(number, 0, event.held)
                     if event.end and number not in self._answers:
                         del calls[number]
                         if not future.done():
@@ -563,6 +569,8 @@ class Connection:
                 self._on_opened(event)
             else:
                 self._on_event(event)
+        if credit:
+            machine.consumed(0, credit)  # a call's stream is over, or takes one more frame at most
         if not self._flushing and machine.has_output:
             self._flush_soon()
         if self._waiting or self._idle is not None:

@@ -9,7 +9,10 @@ import enum
 import time
 from collections import deque
 from collections.abc import Callable
+from struct import Struct
 from typing import Final
+
+import msgspec
 
 from geumgo.channel._errors import ChannelClosed, MessageTooLarge, ProtocolError, UsageError
 from geumgo.channel._events import (
@@ -55,7 +58,6 @@ from geumgo.channel._wire import (
     WINDOW_PAYLOAD,
     Hello,
     Role,
-    cost,
     frame,
     goaway_frame,
     parse_code,
@@ -69,9 +71,12 @@ _LAST_STREAM: Final = 0xFFFF_FF00
 """Stream ids aren't used twice; near the end of 32 bits a connection drains itself."""
 _MAX_LENGTH: Final = HEADER_SIZE - 4 + MAX_PAYLOAD
 _OPEN_SIZE: Final = HEADER_SIZE + OPEN_HEAD.size
+_OPEN_FRAME: Final = Struct(">IBBII")  # the header and the deadline
 _DEADLINE_SIZE: Final = 4
 _PING_SIZE: Final = 8
 _BOTH: Final = END_STREAM | END_MESSAGE
+_NOT_BOTH: Final = ~_BOTH
+_FRAME_PRICE: Final = FRAME_COST - (HEADER_SIZE - 4)  # with a frame's length, what a DATA frame costs
 
 
 class Side(enum.Enum):
@@ -79,39 +84,6 @@ class Side(enum.Enum):
 
     DIAL = 1
     ACCEPT = 0
-
-
-class _Stream:
-    """What the machine knows of one stream that is not over."""
-
-    __slots__ = (
-        "debt",
-        "id",
-        "inbound",
-        "parts",
-        "parts_held",
-        "parts_size",
-        "queue",
-        "ready",
-        "recv_open",
-        "recv_window",
-        "send_open",
-        "send_window",
-    )
-
-    def __init__(self, stream: int, inbound: bool, send_window: int, recv_window: int) -> None:
-        self.id = stream
-        self.inbound = inbound
-        self.send_open = True
-        self.recv_open = True
-        self.send_window = send_window
-        self.recv_window = recv_window
-        self.debt = 0  # consumed, not yet given back to the peer
-        self.parts: list[bytes] | None = None  # of a message whose end isn't here
-        self.parts_size = 0
-        self.parts_held = 0
-        self.queue: deque[_Outgoing] | None = None
-        self.ready = False  # stands in the machine's round of streams that can send
 
 
 class _Outgoing:
@@ -123,6 +95,23 @@ class _Outgoing:
         self.data = memoryview(data)
         self.offset = 0
         self.end = end
+
+
+class _Stream(msgspec.Struct, gc=False):
+    """What the machine knows of one stream that is not over. A Struct, for one is made each call."""
+
+    id: int
+    inbound: bool
+    send_window: int
+    recv_window: int
+    send_open: bool = True
+    recv_open: bool = True
+    debt: int = 0  # consumed, not yet given back to the peer
+    parts: list[bytes] | None = None  # of a message whose end isn't here
+    parts_size: int = 0
+    parts_held: int = 0
+    queue: deque[_Outgoing] | None = None
+    ready: bool = False  # stands in the machine's round of streams that can send
 
 
 class ChannelMachine:
@@ -165,6 +154,10 @@ class ChannelMachine:
         self._held = 0  # this connection's part of the budget
         self._now = now
         self._codec = OpenCodec()
+        self._stream_window = settings.stream_window
+        self._max_inbound = settings.max_streams
+        self._max_message = settings.max_message
+        self._parity = 0 if self._dials else 1  # of the peer's stream ids
         self._streams: dict[int, _Stream] = {}
         self._next = 1 if self._dials else 2
         self._highest = 0  # of the peer's ids
@@ -179,9 +172,14 @@ class ChannelMachine:
         self._tokens_at = now()
         # sending
         self._out: list[bytes | memoryview] = []
-        self._backlog = 0
+        self.backlog = 0
+        """Bytes that wait for `take`."""
         self._replies = 0
         self._send_window = 0
+        self._may_open = False
+        self._max_outbound = 0  # what the peer's HELLO allows
+        self._max_send = 0
+        self._initial_send_window = 0
         self._round: deque[_Stream] = deque()
         self._sent: list[int] = []
         if self._dials:
@@ -190,16 +188,9 @@ class ChannelMachine:
     # ---- what the owner asks -------------------------------------------------------------------
 
     @property
-    def backlog(self) -> int:
-        """Bytes that wait for `take`."""
-        return self._backlog
-
-    @property
     def can_open(self) -> bool:
         """Whether `open` would start a stream at once, as far as limits go."""
-        return (
-            self._backlog < SEND_BACKLOG and self.peer is not None and self.outbound < self.peer.max_streams
-        )
+        return self.backlog < SEND_BACKLOG and self.outbound < self._max_outbound
 
     @property
     def has_output(self) -> bool:
@@ -228,51 +219,58 @@ class ChannelMachine:
             UsageError: this side may not open streams, or `can_open` is false.
             MessageTooLarge: message, kind or metadata.
         """
-        peer = self.peer
-        if peer is None or self._closed or self.error is not None:
-            raise ChannelClosed("the channel is not open")
-        if self.draining or self.peer_draining or self._next > _LAST_STREAM:
-            raise ChannelClosed("the channel takes no new calls", code="draining")
-        if not self._dials and self.role is not Role.CONTROL:
-            raise UsageError("only a connection with the control role lets the accepting side open streams")
-        if not self.can_open:
+        if not self._may_open or self._next > _LAST_STREAM:
+            raise self._cannot_open()
+        if self.backlog >= SEND_BACKLOG or self.outbound >= self._max_outbound:
             raise UsageError("too many streams are open")
-        if message is not None and len(message) > peer.max_message:
-            raise MessageTooLarge(f"a message of {len(message)} bytes; the peer takes {peer.max_message}")
+        length = 0 if message is None else len(message)
+        if length > self._max_send:
+            raise self._too_large(length)
         opening = self._codec.encode(kind, metadata)
         number = self._next
         self._next = number + 2
-        state = _Stream(number, False, peer.stream_window, self.settings.stream_window)
+        state = _Stream(number, False, self._initial_send_window, self._stream_window)
         self._streams[number] = state
         self.outbound += 1
         size = _DEADLINE_SIZE + len(opening)
         flags = 0
         inline = message is None
-        if message is None:
+        if inline:
             if end:
                 flags = END_STREAM
                 state.send_open = False
-        elif not self._round and size + len(message) <= MAX_PAYLOAD:
-            price = FRAME_COST + len(message)
-            if price <= self._send_window and price <= state.send_window:
+        elif size + length <= MAX_PAYLOAD and not self._round:
+            price = FRAME_COST + length
+            if price <= self._send_window:  # a new stream's own window holds any frame
                 self._send_window -= price
                 state.send_window -= price
                 inline = True
-                size += len(message)
+                size += length
                 flags = END_MESSAGE
                 if end:
                     flags = _BOTH
                     state.send_open = False
-        out = self._out
-        out.append(HEADER.pack(6 + size, OPEN, flags, number) + deadline_ms.to_bytes(4, "big") + opening)
-        self._backlog += 10 + size
+        self._out.append(_OPEN_FRAME.pack(6 + size, OPEN, flags, number, deadline_ms) + opening)
+        self.backlog += HEADER_SIZE + size
         if message is not None:
-            if inline:
-                if message:
-                    out.append(message)
-            else:
+            if not inline:
                 self._enqueue(state, message, end)
+            elif message:
+                self._out.append(message)
         return number
+
+    def _cannot_open(self) -> ChannelClosed | UsageError:
+        if self.peer is None or self._closed or self.error is not None:
+            return ChannelClosed("the channel is not open")
+        if self.draining or self.peer_draining or self._next > _LAST_STREAM:
+            return ChannelClosed("the channel takes no new calls", code="draining")
+        return UsageError("only the control role lets the accepting side open streams")
+
+    def _too_large(self, size: int) -> MessageTooLarge:
+        return MessageTooLarge(
+            f"a message of {size} bytes; the peer takes {self._max_send}",
+            fix="Split it into several messages.",
+        )
 
     def send(self, stream: int, message: bytes, end: bool = False) -> bool:
         """Send a message on a stream (§5); with `end`, the last one.
@@ -286,32 +284,32 @@ class ChannelMachine:
             MessageTooLarge: the peer doesn't take messages of this size.
         """
         state = self._streams.get(stream)
-        if state is None or not state.send_open or self.peer is None:
+        if state is None or not state.send_open:
             raise UsageError("this side of the stream has ended already")
         size = len(message)
+        if size > self._max_send:
+            raise self._too_large(size)
         price = FRAME_COST + size
         if (
-            size <= MAX_PAYLOAD
+            price <= state.send_window
+            and price <= self._send_window
+            and size <= MAX_PAYLOAD
             and not self._round
             and not state.queue
-            and price <= state.send_window
-            and price <= self._send_window
-            and self._backlog < SEND_BACKLOG
-            and size <= self.peer.max_message
+            and self.backlog < SEND_BACKLOG
         ):
             state.send_window -= price
             self._send_window -= price
-            self._out.append(HEADER.pack(6 + size, DATA, _BOTH if end else END_MESSAGE, stream))
-            if size:
-                self._out.append(message)
-            self._backlog += HEADER_SIZE + size
+            self.backlog += HEADER_SIZE + size
             if end:
+                self._out.append(HEADER.pack(6 + size, DATA, _BOTH, stream))
                 state.send_open = False
                 if not state.recv_open:
                     self._forget(state)
+            else:
+                self._out.append(HEADER.pack(6 + size, DATA, END_MESSAGE, stream))
+            self._out.append(message)
             return True
-        if size > self.peer.max_message:
-            raise MessageTooLarge(f"a message of {size} bytes; the peer takes {self.peer.max_message}")
         if state.queue and state.queue[-1].end:
             raise UsageError("this side of the stream has ended already")
         self._enqueue(state, message, end)
@@ -339,13 +337,10 @@ class ChannelMachine:
 
     def consumed(self, stream: int, price: int, held: int = 0) -> None:
         """Say that a message was read: the peer gets its credit back (§5), the budget its bytes."""
-        if self._closed:
-            return
-        if held:
+        if held and not self._closed:
             self._held -= held
             self._budget.used -= held
-        if price:
-            self._credit(self._streams.get(stream), price)
+        self._credit(self._streams.get(stream), price)
 
     def release(self) -> None:
         """Say that a stream that the peer opened takes no more of this side's resources."""
@@ -359,6 +354,7 @@ class ChannelMachine:
         """Refuse new streams from here on and tell the peer (§8)."""
         if not self.draining:
             self.draining = True
+            self._may_open = False
             self._put(goaway_frame("draining"))
 
     def close(self) -> None:
@@ -368,8 +364,9 @@ class ChannelMachine:
         self._streams.clear()
         self._round.clear()
         self._out.clear()
-        self._backlog = 0
+        self.backlog = 0
         self._closed = True
+        self._may_open = False
 
     def take(self) -> bytes:
         """Return the bytes to write next; streams with long messages take turns, a frame each.
@@ -383,7 +380,7 @@ class ChannelMachine:
             return b""
         data = b"".join(out)
         out.clear()
-        self._backlog = 0
+        self.backlog = 0
         self._replies = 0
         return data
 
@@ -408,7 +405,7 @@ class ChannelMachine:
     def _fill(self) -> None:
         """Cut frames from waiting messages until a write's worth is there or the credit is used up."""
         turns = self._round
-        while turns and self._backlog < MAX_WRITE and self._send_window > FRAME_COST:
+        while turns and self.backlog < MAX_WRITE and self._send_window > FRAME_COST:
             state = turns.popleft()
             state.ready = False
             queue = state.queue
@@ -424,7 +421,7 @@ class ChannelMachine:
                 flags = _BOTH if message.end else END_MESSAGE
             self._out.append(HEADER.pack(6 + room, DATA, flags, state.id))
             self._out.append(message.data[message.offset : message.offset + room])
-            self._backlog += HEADER_SIZE + room
+            self.backlog += HEADER_SIZE + room
             message.offset += room
             state.send_window -= FRAME_COST + room
             self._send_window -= FRAME_COST + room
@@ -437,7 +434,7 @@ class ChannelMachine:
 
     def _put(self, data: bytes) -> None:
         self._out.append(data)
-        self._backlog += len(data)
+        self.backlog += len(data)
 
     def _reply(self, data: bytes) -> None:
         """Put what the peer provoked; a peer that provokes and doesn't read is cut off."""
@@ -455,8 +452,7 @@ class ChannelMachine:
         if state.parts_held:
             self._held -= state.parts_held
             self._budget.used -= state.parts_held
-        state.queue = state.parts = None
-        state.send_open = state.recv_open = False
+        state.queue = None  # it may stand in the round still
 
     # ---- receiving ------------------------------------------------------------------------------
 
@@ -477,6 +473,8 @@ class ChannelMachine:
             data = bytes(pending)
             pending.clear()
         position, size = 0, len(data)
+        streams = self._streams
+        whole = HEADER_SIZE - 4 + self._max_message
         try:
             while size - position >= HEADER_SIZE:
                 length, kind, flags, stream = HEADER.unpack_from(data, position)
@@ -490,7 +488,27 @@ class ChannelMachine:
                 if self.peer is None:
                     self._on_hello(kind, flags, stream, data[position + HEADER_SIZE : stop], events)
                 elif kind == DATA:
-                    self._on_data(flags, stream, data[position + HEADER_SIZE : stop], events)
+                    state = streams.get(stream)
+                    if (
+                        state is not None
+                        and END_MESSAGE <= flags <= _BOTH
+                        and length <= whole
+                        and state.recv_open
+                        and state.parts is None
+                    ):  # what nearly every frame is: a message of one frame
+                        price = _FRAME_PRICE + length
+                        self._recv_window -= price
+                        state.recv_window -= price
+                        if self._recv_window < 0 or state.recv_window < 0:
+                            raise ProtocolError("the peer sent more than its credit")
+                        end = flags == _BOTH
+                        events.append(Message(stream, data[position + HEADER_SIZE : stop], end, price, 0))
+                        if end:
+                            state.recv_open = False
+                            if not state.send_open:
+                                self._forget(state)
+                    else:
+                        self._on_data(flags, stream, data[position + HEADER_SIZE : stop], state, events)
                 elif kind == OPEN:
                     self._on_open(flags, stream, data, position, stop, events)
                 else:
@@ -498,6 +516,7 @@ class ChannelMachine:
                 position = stop
         except ProtocolError as error:
             self.error = error
+            self._may_open = False
             self._put(goaway_frame(error.code))
             events.append(Failed(error))
             return events
@@ -520,72 +539,78 @@ class ChannelMachine:
             self._put(frame(HELLO, 0, 0, Hello.of(self.role, self.settings).to_payload()))
         self.peer = peer
         self._send_window = peer.connection_window
+        self._initial_send_window = peer.stream_window
+        self._max_outbound = peer.max_streams
+        self._max_send = peer.max_message
+        self._may_open = not self.draining and (self._dials or self.role is Role.CONTROL)
         events.append(Ready(self.role, peer))
 
     def _on_open(
         self, flags: int, stream: int, data: bytes, position: int, stop: int, events: list[Event]
     ) -> None:
         """§4."""
-        if flags & ~_BOTH or bool(stream & 1) == self._dials or stream <= self._highest:
+        if flags & _NOT_BOTH or stream & 1 != self._parity or stream <= self._highest:
             raise ProtocolError("an OPEN has bad flags or a bad stream id")
         if self._dials and self.role is not Role.CONTROL:
             raise ProtocolError("the peer opened a stream without the control role")
+        start = position + HEADER_SIZE
         if stop - position < _OPEN_SIZE:
             raise ProtocolError("an OPEN is too short")
-        self._highest = stream
-        deadline_ms, name, packed = OPEN_HEAD.unpack_from(data, position + HEADER_SIZE)
+        deadline_ms, name, packed = OPEN_HEAD.unpack_from(data, start)
         body = position + _OPEN_SIZE + name + packed
         if body > stop:
             raise ProtocolError("an OPEN is shorter than its parts")
-        kind, metadata = self._codec.decode(data[position + HEADER_SIZE + _DEADLINE_SIZE : body])
+        kind, metadata = self._codec.decode(data[start + _DEADLINE_SIZE : body])
+        self._highest = stream
         size = stop - body
-        if size and flags & _BOTH == END_STREAM:
-            raise ProtocolError("a stream ended within a message")
-        price = cost(size, flags)
-        self._recv_window -= price
-        if self._recv_window < 0:
-            raise ProtocolError("the peer sent more than its credit")
-        refusal = ""
-        if self.draining:
-            refusal = "draining"
-        elif (
-            self._open_inbound >= self.settings.max_streams
-            or self.inbound >= self.settings.max_streams * STREAM_SLACK
+        price = 0
+        if size or flags & END_MESSAGE:
+            if flags & _BOTH == END_STREAM:
+                raise ProtocolError("a stream ended within a message")
+            price = FRAME_COST + size
+            self._recv_window -= price
+            if self._recv_window < 0:
+                raise ProtocolError("the peer sent more than its credit")
+        if (
+            self.draining
+            or self._open_inbound >= self._max_inbound
+            or self.inbound >= self._max_inbound * STREAM_SLACK
+            or size > self._max_message
         ):
-            refusal = "busy"
-        elif size > self.settings.max_message:
-            refusal = "too_large"
-        if refusal:
-            self._charge()
-            self._credit(None, price)
-            self._reply(reset_frame(stream, refusal, refusal != "too_large"))
+            self._refuse(stream, size, price)
             return
-        assert self.peer is not None
-        state = _Stream(stream, True, self.peer.stream_window, self.settings.stream_window - price)
-        self._streams[stream] = state
         self._open_inbound += 1
         self.inbound += 1
-        if flags & END_STREAM:
-            state.recv_open = False
+        end = flags & END_STREAM != 0
+        state = _Stream(stream, True, self._initial_send_window, self._stream_window - price, True, not end)
+        self._streams[stream] = state
         if flags & END_MESSAGE:
-            events.append(
-                Opened(stream, kind, metadata, deadline_ms, data[body:stop], bool(flags & END_STREAM), price)
-            )
+            events.append(Opened(stream, kind, metadata, deadline_ms, data[body:stop], end, price))
             return
-        events.append(Opened(stream, kind, metadata, deadline_ms, None, bool(flags & END_STREAM), 0))
+        events.append(Opened(stream, kind, metadata, deadline_ms, None, end, 0))
         if size:
             self._part(state, data[body:stop], price, events)
 
-    def _on_data(self, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
+    def _refuse(self, stream: int, size: int, price: int) -> None:
+        """§4: answer an OPEN that this side doesn't take; it makes no event."""
+        self._charge()
+        self._credit(None, price)
+        code = "draining" if self.draining else "too_large" if size > self._max_message else "busy"
+        self._reply(reset_frame(stream, code, code != "too_large"))
+
+    def _on_data(
+        self, flags: int, stream: int, payload: bytes, state: _Stream | None, events: list[Event]
+    ) -> None:
         """§5."""
+        if flags & _NOT_BOTH:
+            raise ProtocolError("a DATA frame has bad flags")
         size = len(payload)
         price = FRAME_COST + size if size or flags & END_MESSAGE else 0
+        if not (price or flags):
+            raise ProtocolError("a DATA frame says nothing")
         self._recv_window -= price
         if self._recv_window < 0:
             raise ProtocolError("the peer sent more than its credit")
-        if flags & ~_BOTH or not (flags or size):
-            raise ProtocolError("a DATA frame has bad flags")
-        state = self._streams.get(stream)
         if state is None:
             self._known(stream)
             self._credit(None, price)  # it crossed a reset
@@ -595,13 +620,15 @@ class ChannelMachine:
         state.recv_window -= price
         if state.recv_window < 0:
             raise ProtocolError("the peer sent more than its credit")
-        end = bool(flags & END_STREAM)
+        end = flags & END_STREAM != 0
         if not flags & END_MESSAGE:
             if end:
                 if size or state.parts:
                     raise ProtocolError("a stream ended within a message")
                 events.append(Ended(stream))
-                self._end_receiving(state)
+                state.recv_open = False
+                if not state.send_open:
+                    self._forget(state)
             else:
                 self._part(state, payload, price, events)
             return
@@ -617,12 +644,14 @@ class ChannelMachine:
             state.parts_size = state.parts_held = 0
             self._credit(state, price)
             price = 0
-        elif size > self.settings.max_message:
+        elif size > self._max_message:
             self._overrun(state, "too_large", events)
             return
         events.append(Message(stream, payload, end, price, held))
         if end:
-            self._end_receiving(state)
+            state.recv_open = False
+            if not state.send_open:
+                self._forget(state)
 
     def _part(self, state: _Stream, payload: bytes, price: int, events: list[Event]) -> None:
         """Keep a part of a message. Its credit returns at once: a message may exceed the window."""
@@ -638,7 +667,7 @@ class ChannelMachine:
         state.parts_held += price
         self._held += price
         self._budget.used += price
-        if size > self.settings.max_message:
+        if size > self._max_message:
             self._credit(None, price)
             self._overrun(state, "too_large", events)
             return False
@@ -653,11 +682,6 @@ class ChannelMachine:
         self._reply(reset_frame(state.id, code, code == "busy"))
         self._forget(state)
         events.append(WasReset(state.id, code, code == "busy"))
-
-    def _end_receiving(self, state: _Stream) -> None:
-        state.recv_open = False
-        if not state.send_open:
-            self._forget(state)
 
     def _credit(self, state: _Stream | None, price: int) -> None:
         """Give credit back, in pieces of half a window so that WINDOW frames stay rare."""
@@ -691,6 +715,7 @@ class ChannelMachine:
             raise ProtocolError("a frame of the connection has flags or a stream id")
         elif kind == GOAWAY:
             self.peer_draining = True
+            self._may_open = False
             events.append(GoAway(parse_code(payload)))
         elif kind in (PING, PONG) and len(payload) == _PING_SIZE:
             if kind == PONG:

@@ -93,7 +93,10 @@ class Stream:
             finally:
                 self._waiter = None
         data, price, held = self._messages.popleft()
-        self._connection._consumed(self.id, price, held)
+        connection = self._connection
+        connection._machine.consumed(self.id, price, held)
+        if not connection._flushing and connection._machine.backlog:
+            connection._flush_soon()
         return data
 
     async def send(self, message: bytes, *, end: bool = False) -> None:
@@ -108,24 +111,27 @@ class Stream:
             MessageTooLarge: the peer doesn't take messages of this size.
             UsageError: this side has ended already.
         """
+        if not self._post(message, end):
+            await self._leave()
+
+    def _post(self, message: bytes, end: bool) -> bool:
+        """Hand a message to the machine; return whether it is on its way."""
         if self._error is not None:
             raise self._error
         if self._send_ended:
             raise UsageError("this side of the stream has ended already")
         connection = self._connection
-        if type(message) is not bytes:
-            message = bytes(message)
-        done = connection._machine.send(self.id, message, end)
+        machine = connection._machine
+        done = machine.send(self.id, message if type(message) is bytes else bytes(message), end)
         if end:
             self._send_ended = True
-            if done and self._recv_ended:
+            if done and self._recv_ended and self._task is None:
                 connection._over(self)
-        if connection._machine.backlog >= FLUSH_AT:
+        if machine.backlog >= FLUSH_AT:
             connection._pump()
         elif not connection._flushing:
             connection._flush_soon()
-        if not done:
-            await self._leave()
+        return done
 
     async def _leave(self) -> None:
         future: asyncio.Future[None] = self._connection._loop.create_future()
@@ -140,7 +146,8 @@ class Stream:
 
     async def reply(self, message: bytes) -> None:
         """Send the last message of this side; see `send`."""
-        await self.send(message, end=True)
+        if not self._post(message, True):
+            await self._leave()
 
     def end(self) -> None:
         """End this side without another message; what waits to leave still does. Idempotent."""

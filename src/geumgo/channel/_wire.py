@@ -13,7 +13,7 @@ from typing import Final
 
 from geumgo._base import CODES
 from geumgo.channel._errors import ProtocolError
-from geumgo.channel._settings import FRAME_COST, MAX_CODE, MAX_WINDOW, MIN_WINDOW, Settings
+from geumgo.channel._settings import MAX_CODE, MAX_WINDOW, MIN_WINDOW, Settings
 
 __all__ = (
     "DATA",
@@ -34,7 +34,6 @@ __all__ = (
     "WINDOW_PAYLOAD",
     "Hello",
     "Role",
-    "cost",
     "frame",
     "goaway_frame",
     "parse_code",
@@ -136,11 +135,6 @@ class Hello:
         ):
             raise ProtocolError("a limit in the peer's HELLO is out of range")
         return cls(_ROLES[role], message, streams, window, connection)
-
-
-def cost(size: int, flags: int) -> int:
-    """Return what a frame with `size` message bytes takes of the windows (§5)."""
-    return FRAME_COST + size if size or flags & END_MESSAGE else 0
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
