@@ -7,7 +7,8 @@ from geumgo.image._errors import BuildError, CpioError, EifError, ImageError, Lo
 from geumgo.image._extract import extract
 from geumgo.image._layout import Architecture, EifHeader, SectionType
 from geumgo.image._loader import loader_command
-from geumgo.image._measure import Measurements
+from geumgo.image._measure import Measurements, pcr_of_text
+from geumgo.image._signature import pcr_of_certificate
 from geumgo.image._unpack import Unpacked, unpack
 from geumgo.image.build import BuiltImage, build_from_directory
 from geumgo.image.eif import Eif, Part, Section, measure, read_eif, write_eif
@@ -41,6 +42,8 @@ __all__ = (
     "extract",
     "loader_command",
     "measure",
+    "pcr_of_certificate",
+    "pcr_of_text",
     "read_eif",
     "replace_byte",
     "unpack",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,9 @@ from geumgo.image._errors import BuildError
 from geumgo.image._source import Data, FileSource, chunks
 
 __all__ = ("Cache", "default_cache")
+
+KEEP_UNUSED = 30 * 24 * 3600
+"""Seconds that a built archive stays without being used; downloads stay for ever."""
 
 
 def default_cache(environment: Mapping[str, str]) -> Path:
@@ -52,7 +57,11 @@ class Cache:
             sha256 = note.read_text(encoding="ascii").strip()
         except (OSError, ValueError):
             return None
-        return path if path.is_file() and _sound(path, sha256) else None
+        if not path.is_file() or not _sound(path, sha256):
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(note)
+        return path
 
     def add_built(self, key: str, data: Iterator[Data]) -> Path:
         """Write an archive under `key` and return its path."""
@@ -67,7 +76,16 @@ class Cache:
             (scratch / "note").write_text(digest.hexdigest() + "\n", encoding="ascii")
             (scratch / "data").replace(path)
             (scratch / "note").replace(note)
+        self._forget_unused()
         return path
+
+    def _forget_unused(self) -> None:
+        """Remove archives that no build used for a month: each change of a rule or a file makes new ones."""
+        oldest = time.time() - KEEP_UNUSED
+        for path in (self._folder / "built").iterdir():
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
 
     def _built(self, key: str) -> tuple[Path, Path]:
         return self._folder / "built" / f"{key}.cpio", self._folder / "built" / f"{key}.sha256"
@@ -103,7 +121,8 @@ def hash_file(path: Path) -> str:
 
 def _sound(path: Path, sha256: str) -> bool:
     if hash_file(path) == sha256:
-        os.utime(path)  # so that who clears the cache by age keeps what is in use
+        with contextlib.suppress(OSError):  # somebody else's cache that we may only read
+            os.utime(path)
         return True
     path.unlink(missing_ok=True)
     return False

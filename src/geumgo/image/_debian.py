@@ -16,7 +16,7 @@ from geumgo.image._errors import Unavailable
 from geumgo.image._run import run
 from geumgo.image.lock import Lock, Locked
 
-__all__ = ("MIRROR_VARIABLE", "fetch_packages", "mirror_of")
+__all__ = ("MIRROR_VARIABLE", "distribution_package", "fetch_packages", "mirror_of")
 
 MIRROR_VARIABLE = "GEUMGO_DEBIAN_MIRROR"
 APT = Path("/etc/apt")
@@ -30,8 +30,9 @@ APT::Architecture "{architecture}";
 APT::Architectures {{ "{architecture}"; }};
 APT::Sandbox::User "";
 APT::Install-Recommends "false";
+APT::Update::Error-Mode "any";
 Acquire::Languages "none";
-Acquire::Retries "3";
+Acquire::Retries "2";
 Acquire::http::Timeout "30";
 Acquire::https::Timeout "30";
 Dir::State "{folder}/state";
@@ -41,11 +42,13 @@ Dir::Cache "{folder}/cache";
 Dir::Cache::archives "{folder}/cache/archives";
 Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
+Dir::Log "{folder}/log";
+"""
+_OWN_SOURCES = """\
 Dir::Etc::sourcelist "{folder}/sources.list";
 Dir::Etc::sourceparts "/dev/null";
 Dir::Etc::preferences "/dev/null";
 Dir::Etc::preferencesparts "/dev/null";
-Dir::Log "{folder}/log";
 """
 
 
@@ -76,33 +79,51 @@ def _download(lock: Lock, packages: Sequence[Locked], cache: Cache, environment:
             fix=f"Set {MIRROR_VARIABLE} to the address of one.",
         )
     with cache.scratch() as folder:
-        for name in ("state/lists/partial", "cache/archives/partial", "log", "packages"):
-            (folder / name).mkdir(parents=True)
-        (folder / "status").touch()
         keyring = next((path for path in KEYRINGS if path.is_file()), None)
         # Without Debian's keyring the index is taken as it comes: the lock's hashes decide, not the index.
         trust = f"signed-by={keyring}" if keyring else "trusted=yes"
         options = f"arch={lock.debian_architecture} target=Packages {trust}"
         line = f"deb [{options}] {mirror} {lock.suite} {lock.component}\n"
         (folder / "sources.list").write_text(line, encoding="utf-8")
-        configuration = folder / "apt.conf"
-        configuration.write_text(
-            _CONFIGURATION.format(folder=folder.absolute(), architecture=lock.debian_architecture),
-            encoding="utf-8",
-        )
-        apt = ["apt-get", "-qq", "-c", str(configuration)]
-        plain = {"LC_ALL": "C"}
-        run([*apt, "update"], environment=plain, error=Unavailable)
         # All of them in one call: apt reads its index once.
         wanted = [f"{package.name}:{lock.debian_architecture}={package.version}" for package in packages]
-        run([*apt, "download", *wanted], cwd=folder / "packages", environment=plain, error=Unavailable)
-        hashes = {hash_file(path): path for path in (folder / "packages").glob("*.deb")}
+        files = _apt(folder, _CONFIGURATION + _OWN_SOURCES, lock.debian_architecture, wanted)
+        hashes = {hash_file(path): path for path in files}
         for package in packages:
             if package.sha256 not in hashes:
                 raise Unavailable(
                     f"{package.name} {package.version} was served with another SHA-256 than locked"
                 )
             cache.add_blob(hashes[package.sha256])
+
+
+def _apt(folder: Path, configuration: str, architecture: str, wanted: Sequence[str]) -> list[Path]:
+    for name in ("state/lists/partial", "cache/archives/partial", "log", "packages"):
+        (folder / name).mkdir(parents=True)
+    (folder / "status").touch()
+    text = configuration.format(folder=folder.absolute(), architecture=architecture)
+    (folder / "apt.conf").write_text(text, encoding="utf-8")
+    apt = ["apt-get", "-qq", "-c", str(folder / "apt.conf")]
+    plain = {"LC_ALL": "C"}
+    run([*apt, "update"], environment=plain, error=Unavailable)
+    run([*apt, "download", *wanted], cwd=folder / "packages", environment=plain, error=Unavailable)
+    return sorted((folder / "packages").glob("*.deb"))
+
+
+def distribution_package(name: str, folder: Path) -> Path:
+    """Return a package of the machine's own release, fetched into `folder` and not locked.
+
+    Raises:
+        Unavailable: there is no apt, or it has no such package.
+    """
+    for program in ("apt-get", "dpkg-deb", "dpkg"):
+        if shutil.which(program) is None:
+            raise Unavailable(f"there is no {program} on this machine")
+    architecture = run(["dpkg", "--print-architecture"], error=Unavailable).decode().strip()
+    files = _apt(folder, _CONFIGURATION, architecture, [name])
+    if not files:
+        raise Unavailable(f"apt did not fetch {name}")
+    return files[0]
 
 
 def mirror_of(environment: Mapping[str, str], sources: Iterable[str]) -> str | None:

@@ -10,7 +10,7 @@ from geumgo.image._errors import EifError
 from geumgo.image._layout import SectionType
 from geumgo.image._source import Data
 
-__all__ = ("Measurements", "Measurer", "extend")
+__all__ = ("Measurements", "Measurer", "extend", "pcr_of_text")
 
 PCR_SIZE = 48
 HASH_ALGORITHM = "Sha384 { ... }"
@@ -85,3 +85,8 @@ class Measurer:
             pcr2=extend(self._application.digest()).hex(),
             pcr8=None if certificate is None else extend(hashlib.sha384(certificate).digest()).hex(),
         )
+
+
+def pcr_of_text(text: str) -> str:
+    """Return PCR3 of an IAM role's ARN, or PCR4 of an instance's id, as lower-case hex."""
+    return extend(text.encode()).hex()

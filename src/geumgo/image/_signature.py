@@ -7,6 +7,7 @@ of integers in files of AWS's tool and as byte strings in others'.
 from __future__ import annotations
 
 import binascii
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,9 @@ from geumgo.codec import cbor
 from geumgo.codec.cose import Algorithm, CoseError, CoseSign1
 from geumgo.image._errors import EifError
 from geumgo.image._layout import MAX_SIGNATURE_SIZE
+from geumgo.image._measure import extend
 
-__all__ = ("Signature", "check_signature", "parse_signature")
+__all__ = ("Signature", "check_signature", "parse_signature", "pcr_of_certificate", "pem_to_der")
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*", re.ASCII)
 
@@ -54,6 +56,15 @@ def parse_signature(data: bytes) -> Signature:
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         raise EifError("the signature section is not a list of maps")
     pem = _byte_string(value[0], "signing_certificate")
+    return Signature(certificate=pem_to_der(pem), cose=_byte_string(value[0], "signature"))
+
+
+def pem_to_der(pem: bytes) -> bytes:
+    """Return the DER of the first certificate in `pem`.
+
+    Raises:
+        EifError: there is none.
+    """
     match = _PEM.match(pem.lstrip())
     if match is None:
         raise EifError("the signing certificate is not PEM")
@@ -63,7 +74,7 @@ def parse_signature(data: bytes) -> Signature:
         raise EifError("the signing certificate is not PEM") from None
     if not der:
         raise EifError("the signing certificate is empty")
-    return Signature(certificate=der, cose=_byte_string(value[0], "signature"))
+    return der
 
 
 def _byte_string(entry: dict[Any, Any], key: str) -> bytes:
@@ -110,3 +121,12 @@ def check_signature(signature: Signature, pcr0: str) -> x509.Certificate:
     if _byte_string(signed, "register_value") != bytes.fromhex(pcr0):
         raise EifError("the image's signature is over another PCR0", code="bad_signature")
     return certificate
+
+
+def pcr_of_certificate(pem: bytes) -> str:
+    """Return PCR8 of images signed by a certificate (PEM), as lower-case hex.
+
+    Raises:
+        EifError: it is not PEM.
+    """
+    return extend(hashlib.sha384(pem_to_der(pem)).digest()).hex()

@@ -6,6 +6,7 @@ Not `mmap`: a file that another process shortens would end ours with SIGBUS.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -64,11 +65,14 @@ class FileSource:
         self._fd = -1
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._size = os.fstat(self._fd).st_size
-            os.pread(self._fd, 1, 0)
+            # Non-blocking, because opening a pipe would wait for a writer.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            facts = os.fstat(self._fd)
         except OSError as error:
             raise ImageError(f"{path} can't be read: {error.strerror}", code="image_unreadable") from None
+        if not stat.S_ISREG(facts.st_mode):
+            raise ImageError(f"{path} is not a regular file", code="image_unreadable")
+        self._size = facts.st_size
 
     @property
     def size(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from geumgo.image._cache import Cache, hash_file
+from geumgo.image._debian import distribution_package
 from geumgo.image._errors import BuildError, Unavailable
 from geumgo.image._run import run
 from geumgo.image.lock import Lock, Locked
@@ -80,10 +81,23 @@ def find_pip(folder: Path, environment: Mapping[str, str]) -> list[str]:
             pass
         else:
             return [base, "-m", "pip"]
-    wheel = next(_pip_wheels(), None)
-    if wheel is None:
-        raise Unavailable("there is no pip on this machine", fix="Install pip (Debian: python3-pip-whl).")
+    wheel = next(_pip_wheels(), None) or _distribution_pip(folder)
     return _with_certificates([sys.executable, f"{wheel}/pip"], wheel, folder, environment)
+
+
+def _distribution_pip(folder: Path) -> Path:
+    """Fetch pip's wheel from the machine's distribution; what it downloads is checked against the lock."""
+    try:
+        package = distribution_package("python3-pip-whl", folder / "pip")
+    except Unavailable as error:
+        raise Unavailable(
+            "there is no pip on this machine", why=error.what, fix="Install pip (Debian: python3-pip-whl)."
+        ) from None
+    run(["dpkg-deb", "-x", str(package), str(folder / "pip" / "files")], error=Unavailable)
+    wheel = next((folder / "pip" / "files").glob("usr/share/python-wheels/pip-*.whl"), None)
+    if wheel is None:
+        raise Unavailable("the distribution's package of pip has no wheel")
+    return wheel
 
 
 def _pip_wheels() -> Iterator[Path]:

@@ -96,8 +96,8 @@ def build_enclave_image(
         except (Unavailable, LockError) as error:
             if host_files is False:
                 raise
-            this_machine = error.what
-            progress(f"the locked base can't be had ({error.what}); taking this machine's files", 10, WHOLE)
+            this_machine = " ".join([error.what, *error.why.splitlines()[-1:]])
+            progress(f"the locked base can't be had ({this_machine}); taking this machine's files", 10, WHOLE)
             base = host_base(store, progress)
     own = room_nodes()
     own[CONFIGURATION] = Node.file(configuration)
