@@ -7,6 +7,7 @@ ISO/IEC 7812-1 (Luhn).
 from __future__ import annotations
 
 from datetime import date
+from operator import mul
 
 __all__ = (
     "RANDOM_SINCE",
@@ -50,7 +51,7 @@ def birth_date(digits: str) -> date | None:
 
 
 def _weighted(digits: str) -> int:
-    return sum(w * int(d) for w, d in zip(_RRN_WEIGHTS, digits, strict=False))
+    return sum(map(mul, _RRN_WEIGHTS, map(int, digits)))
 
 
 def rrn_is_valid(digits: str) -> bool:
@@ -65,7 +66,7 @@ def frn_is_valid(digits: str) -> bool:
 
 def brn_is_valid(digits: str) -> bool:
     """Return whether 10 digits carry a business registration number's check digit."""
-    total = sum(w * int(d) for w, d in zip(_BRN_WEIGHTS, digits, strict=False)) + int(digits[8]) * 5 // 10
+    total: int = sum(map(mul, _BRN_WEIGHTS, map(int, digits))) + int(digits[8]) * 5 // 10
     return (10 - total % 10) % 10 == int(digits[9])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from geumgo.deid._limits import MAX_CONTEXT_CHARS
+from geumgo.deid._numbers import CERTAIN
 
 __all__ = ("context_of",)
 
@@ -32,15 +33,17 @@ _WORDS: dict[str, tuple[float, str]] = {
     "IP": (0.35, r"ip|접속|서버|주소|host"),
 }
 
-_NEAR = {entity: (boost, re.compile(words, re.IGNORECASE)) for entity, (boost, words) in _WORDS.items()}
+_NEAR = {entity: (boost, re.compile(words)) for entity, (boost, words) in _WORDS.items()}
 
 
 def context_of(text: str, entity: str, start: int, end: int, score: float) -> float:
-    """Return the score of a finding, raised where a word of its kind is near, at most 1."""
+    """Return the score of a finding; one that isn't certain is raised where a word of its kind is near."""
     near = _NEAR.get(entity)
-    if near is None:
+    if near is None or score >= CERTAIN:
         return score
     boost, words = near
-    if words.search(text, max(0, start - MAX_CONTEXT_CHARS), start) or words.search(text, end, end + _AFTER):
-        return min(1.0, round(score + boost, 4))
-    return score
+    # Lower-cased text and no IGNORECASE: that lets the regex engine skip by first characters.
+    around = f"{text[max(0, start - MAX_CONTEXT_CHARS) : start]}\n{text[end : end + _AFTER]}"
+    if words.search(around.lower()) is None:
+        return score
+    return min(1.0, round(score + boost, 4))

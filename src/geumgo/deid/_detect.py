@@ -2,36 +2,39 @@
 
 Digits are looked at as groups: every maximal run of digits is a group, and a number is one to five
 groups with short separators between them. The lengths of the groups (their shape) say which
-identifiers the window can be; a rule then looks at the digits and scores them. A group is maximal by
+identifiers they can be; a rule then looks at the digits and scores them. A group is maximal by
 construction, so nothing depends on word boundaries, which fail before Hangul particles. What isn't
-made of digits (e-mail, passport, plate, address, IPv6) has bounded patterns of its own in `_words`.
+made of digits alone has bounded patterns of its own, in `_mixed` (passport, plate) and `_words`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from geumgo.deid._context import context_of
 from geumgo.deid._entities import PRIORITY
 from geumgo.deid._errors import InputError
 from geumgo.deid._fold import fold, strip_invisible
 from geumgo.deid._limits import MAX_TEXT_CHARS
-from geumgo.deid._numbers import MAX_GROUPS, SHAPES, Window
+from geumgo.deid._mixed import find_mixed
+from geumgo.deid._numbers import CERTAIN, MAX_GROUPS, SHAPES, Hit, Shape, Window
 from geumgo.deid._words import find_words
 
 __all__ = ("DEFAULT_MIN_SCORE", "Finding", "detect", "resolve")
 
 DEFAULT_MIN_SCORE = 0.5
 
-_GROUP = re.compile(r"[0-9]+")
-_SEPARATOR = re.compile(r"[-. ()]{1,3}")
-_MAX_GROUP = 19
-"""Digits of the longest identifier; a longer run is none of ours."""
+_CHAIN = re.compile(r"[0-9]+(?:[-. ()]{1,3}[0-9]+)*")
+"""Groups of digits with up to three marks between them."""
+
+_MARKS = re.compile(r"([-. ()]+)")
+
+_LEAST = 6
+"""Shortest chain, separators included, that holds one of our numbers: a birth date, 960101."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """An identifier in a text.
 
     Attributes:
@@ -74,34 +77,64 @@ def detect(text: str, *, min_score: float = DEFAULT_MIN_SCORE) -> list[Finding]:
     return [Finding(f.entity, offsets[f.start], offsets[f.end - 1] + 1, f.score) for f in findings]
 
 
-def _find_numbers(text: str) -> list[tuple[str, int, int, float]]:
-    groups = [match.span() for match in _GROUP.finditer(text)]
-    found: list[tuple[str, int, int, float]] = []
-    count = len(groups)
-    for first in range(count):
-        start, end = groups[first]
-        lengths: tuple[int, ...] = ()
-        separators: tuple[str, ...] = ()
-        for last in range(first, min(first + MAX_GROUPS, count)):
-            begin, stop = groups[last]
-            if last > first:
-                between = text[end:begin]
-                if len(between) > 3 or _SEPARATOR.fullmatch(between) is None:
-                    break
-                separators += (between,)
-            if stop - begin > _MAX_GROUP:
-                break
-            end = stop
-            lengths += (stop - begin,)
-            rules = SHAPES.get(lengths)
-            if rules is None:
-                continue
-            window = Window(text, start, end, lengths, separators)
-            for rule in rules:
-                hit = rule(window)
-                if hit is not None:
-                    found.append(hit)
+def _find_numbers(text: str) -> list[Hit]:
+    found: list[Hit] = []
+    for match in _CHAIN.finditer(text):
+        start, end = match.span()
+        if end - start >= _LEAST:
+            _look_at_chain(text, start, match[0], found)
+        elif 2 <= end - start <= 3:
+            hit = find_mixed(text, start, end)
+            if hit is not None:
+                found.append(hit)
     return found
+
+
+def _look_at_chain(text: str, start: int, chain: str, found: list[Hit]) -> None:
+    parts = _MARKS.split(chain)
+    groups, marks = parts[0::2], parts[1::2]
+    lengths = tuple(map(len, groups))
+    count = len(groups)
+    # Most chains are one number: when the whole is certain, there is nothing else to look for.
+    shape = SHAPES.get(lengths)
+    if shape is not None and _apply(
+        shape, Window(text, start, start + len(chain), groups, lengths, marks), found
+    ):
+        return
+    begin = start
+    for first in range(count):
+        end = begin
+        for last in range(first, min(first + MAX_GROUPS, count)):
+            end += lengths[last] + (len(marks[last - 1]) if last > first else 0)
+            shape = SHAPES.get(lengths[first : last + 1])
+            if shape is not None and last - first + 1 < count:
+                window = Window(
+                    text, begin, end, groups[first : last + 1], lengths[first : last + 1], marks[first:last]
+                )
+                _apply(shape, window, found)
+        if (
+            lengths[first] in (2, 3, 8)
+            and (hit := find_mixed(text, begin, begin + lengths[first])) is not None
+        ):
+            found.append(hit)
+        begin += lengths[first] + (len(marks[first]) if first + 1 < count else 0)
+
+
+def _apply(shape: Shape, window: Window, found: list[Hit]) -> bool:
+    """Add what the rules of a shape find in a window; return whether one of them is certain."""
+    best = 0.0
+    for rule in shape.rules:
+        hit = rule(window)
+        if hit is not None:
+            found.append(hit)
+            best = max(best, hit[3])
+    if best >= CERTAIN:
+        return True
+    for rule in shape.weak:
+        hit = rule(window)
+        if hit is not None:
+            found.append(hit)
+    return False
 
 
 def resolve(findings: list[Finding]) -> list[Finding]:

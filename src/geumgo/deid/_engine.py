@@ -22,7 +22,7 @@ from geumgo.deid._amounts import (
 from geumgo.deid._dates import generalise_age, generalise_date, parse_date, shift
 from geumgo.deid._errors import BadValue, InputError
 from geumgo.deid._free_text import FreeText
-from geumgo.deid._keyed import Cipher, Tokeniser, date_shifter, pseudonymiser
+from geumgo.deid._keyed import Cipher, date_shifter, pseudonymiser
 from geumgo.deid._limits import MAX_COLUMNS, MAX_NAME_CHARS, MAX_ROWS, MAX_VALUE_CHARS
 from geumgo.deid._masking import masker
 from geumgo.deid._policy import CompiledPolicy, Field, Text
@@ -45,6 +45,7 @@ from geumgo.deid._rules import (
     Token,
     TopBottom,
 )
+from geumgo.deid._tokens import Tokeniser
 
 __all__ = ("Engine", "Rejection", "Result")
 

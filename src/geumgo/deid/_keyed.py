@@ -1,4 +1,4 @@
-"""Keyed techniques: pseudonyms, encryption of whole values, tokens of the same form, date shifts.
+"""Keyed techniques: pseudonyms, encryption of whole values, date shifts. Tokens are in `_tokens`.
 
 Keys come as 32 bytes for a purpose and a use (`pseudonym`, `token`, `encrypt`). Every output is bound
 to a scope, by default the field's name, so that equal values of two fields can't be matched.
@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -21,19 +21,17 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from geumgo.deid._errors import BadValue
-from geumgo.deid._ff1 import Ff1
 from geumgo.deid._fold import fold
 from geumgo.deid._limits import MAX_VALUE_CHARS
-from geumgo.deid._rules import ALPHABETS, DateShift, Encrypt, Pseudonym, Token
+from geumgo.deid._rules import DateShift, Encrypt, Pseudonym
 
-__all__ = ("Cipher", "Tokeniser", "date_shifter", "pseudonymiser")
+__all__ = ("Cipher", "Randomness", "bound_label", "date_shifter", "pseudonymiser")
 
 _BLOCK = 64  # bytes of a SHA-256 block
 _NONCE = 16  # bytes of randomness in a random-mode ciphertext: no two alike among 2^64 values
 _SPACES = re.compile(r"\s+")
 _NOT_DIGIT = re.compile(r"[^0-9]")
 _NOT_ALPHANUMERIC = re.compile(r"[^0-9A-Za-z가-힣]")
-_SEPARATORS = " -./()+_:,"
 
 
 class Randomness(Protocol):
@@ -58,7 +56,8 @@ class _Hmac:
         return outer.digest()
 
 
-def _label(use: str, scope: str) -> bytes:
+def bound_label(use: str, scope: str) -> bytes:
+    """Return what binds a keyed value to its use and scope."""
     # A length before the scope: no scope and value can be split into another scope and value.
     encoded = scope.encode()
     return f"geumgo/deid/{use}/v1".encode() + b"\0" + len(encoded).to_bytes(2, "big") + encoded
@@ -93,7 +92,7 @@ def _utf8(value: str) -> bytes:
 
 def pseudonymiser(rule: Pseudonym, key: bytes) -> Callable[[str], str]:
     """Return the technique: prefix and the first characters of HMAC-SHA256 in base32 or hex."""
-    mac = _Hmac(key, _label("pseudonym", rule.scope))
+    mac = _Hmac(key, bound_label("pseudonym", rule.scope))
     normalise = _normaliser(rule.normalise)
     prefix, length = rule.prefix, rule.length
 
@@ -108,7 +107,7 @@ def pseudonymiser(rule: Pseudonym, key: bytes) -> Callable[[str], str]:
 
 def date_shifter(rule: DateShift, key: bytes) -> Callable[[str], int]:
     """Return the function from a subject to its shift, -days … days without 0."""
-    mac = _Hmac(key, _label("date_shift", rule.scope))
+    mac = _Hmac(key, bound_label("date_shift", rule.scope))
     days = rule.days
 
     def shift_of(subject: str) -> int:
@@ -128,7 +127,7 @@ class Cipher:
         self._pad = rule.pad
         self._deterministic = rule.mode == "deterministic"
         self._prefix = "g1d." if self._deterministic else "g1r."
-        self._bound = _label("encrypt", rule.scope)
+        self._bound = bound_label("encrypt", rule.scope)
 
     def encrypt(self, value: str) -> str:
         """Return `g1d.` or `g1r.` and base64url of the nonce, if any, and the SIV ciphertext."""
@@ -162,126 +161,3 @@ class Cipher:
             return body_bytes.decode()
         except (binascii.Error, InvalidTag, ValueError):
             raise BadValue("does_not_open") from None
-
-
-class Tokeniser:
-    """FF1 over the symbols of a value; separators stay where they are, kept ends stay and tweak the rest."""
-
-    def __init__(self, rule: Token, key: bytes) -> None:
-        self._alphabet = ALPHABETS[rule.alphabet]
-        self._radix = len(self._alphabet)
-        self._digits = rule.alphabet == "digits"
-        self._index = {c: i for i, c in enumerate(self._alphabet)}
-        self._ff1 = Ff1(key, self._radix)
-        self._label = _label("token", rule.scope) + rule.alphabet.encode() + b"\0"
-        self._tweak = hashlib.sha256(self._label).digest()[:8]
-        self._first, self._last = rule.keep_first, rule.keep_last
-        self._least, self._most = rule.min_length, rule.max_length
-        symbols = re.escape(self._alphabet) if not self._digits else "0-9"
-        self._other = re.compile(f"[^{symbols}]")
-        self._allowed = frozenset(self._alphabet + _SEPARATORS)
-
-    def encrypt(self, value: str) -> str:
-        """Return the token of a value."""
-        return self._one(value, self._ff1.encrypt)
-
-    def decrypt(self, value: str) -> str:
-        """Return the value of a token."""
-        return self._one(value, self._ff1.decrypt)
-
-    def encrypt_many(self, values: Sequence[str]) -> list[str | BadValue]:
-        """Return the token of each value, or what is wrong with it; one AES call a round for like values."""
-        out: list[str | BadValue] = []
-        groups: dict[tuple[int, bytes], list[tuple[int, str, str, str]]] = {}
-        for index, value in enumerate(values):
-            try:
-                head, middle, tail = self._split(value)
-            except BadValue as error:
-                out.append(error)
-                continue
-            out.append(value)
-            groups.setdefault((len(middle), self._tweak_of(head, tail)), []).append(
-                (index, head, middle, tail)
-            )
-        for (length, tweak), members in groups.items():
-            u, v = self._ff1.halves(length)
-            number = self._number
-            lefts, rights = self._ff1.encrypt_many(
-                length,
-                tweak,
-                [number(m[:u]) for _, _, m, _ in members],
-                [number(m[u:]) for _, _, m, _ in members],
-            )
-            for (index, head, _, tail), a, b in zip(members, lefts, rights, strict=True):
-                out[index] = self._join(values[index], head + self._text(a, u) + self._text(b, v) + tail)
-        return out
-
-    def _one(self, value: str, work: Callable[[int, bytes, int, int], tuple[int, int]]) -> str:
-        head, middle, tail = self._split(value)
-        length = len(middle)
-        u, v = self._ff1.halves(length)
-        a, b = work(length, self._tweak_of(head, tail), self._number(middle[:u]), self._number(middle[u:]))
-        return self._join(value, head + self._text(a, u) + self._text(b, v) + tail)
-
-    def _split(self, value: str) -> tuple[str, str, str]:
-        if len(value) > MAX_VALUE_CHARS:
-            raise BadValue("too_long")
-        text = value if value.isascii() else fold(value)
-        symbols = self._other.sub("", text)
-        if len(symbols) != len(text) and not self._allowed.issuperset(text):
-            raise BadValue("bad_character")
-        if text is not value and not all(_comes_back(c, f) for c, f in zip(value, text, strict=True)):
-            raise BadValue("bad_character")
-        end = len(symbols) - self._last
-        if not self._least <= end - self._first <= self._most:
-            raise BadValue("bad_length")
-        return symbols[: self._first], symbols[self._first : end], symbols[end:]
-
-    def _tweak_of(self, head: str, tail: str) -> bytes:
-        if not head and not tail:
-            return self._tweak
-        return hashlib.sha256(self._label + head.encode() + b"\0" + tail.encode()).digest()[:8]
-
-    def _number(self, symbols: str) -> int:
-        if self._digits:
-            return int(symbols)
-        total = 0
-        for c in symbols:
-            total = total * self._radix + self._index[c]
-        return total
-
-    def _text(self, number: int, length: int) -> str:
-        if self._digits:
-            return f"{number:0{length}d}"
-        out = []
-        for _ in range(length):
-            number, rest = divmod(number, self._radix)
-            out.append(self._alphabet[rest])
-        return "".join(reversed(out))
-
-    def _join(self, value: str, symbols: str) -> str:
-        if len(symbols) == len(value) and value.isascii():
-            return symbols
-        folded = value if value.isascii() else fold(value)
-        if not value.isascii():
-            # A full-width digit stays full-width, so that the value comes back as it was written.
-            new = iter(symbols)
-            return "".join(
-                (_widen(next(new), old) if c in self._index else old)
-                for c, old in zip(folded, value, strict=True)
-            )
-        for match in self._other.finditer(value):
-            at = match.start()
-            symbols = symbols[:at] + match[0] + symbols[at:]
-        return symbols
-
-
-def _comes_back(char: str, folded: str) -> bool:
-    """Return whether a character is ASCII, a full-width symbol, or a separator of any kind."""
-    return char.isascii() or not folded.isalnum() or ord(char) == ord(folded) + 0xFEE0
-
-
-def _widen(symbol: str, like: str) -> str:
-    if like.isascii():
-        return symbol
-    return chr(ord(symbol) + 0xFEE0)

@@ -6,8 +6,9 @@ needed. Sources: docs/deidentification.md, "What is found".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
+from itertools import product
 from typing import NamedTuple
 
 from geumgo.deid._checksums import (
@@ -20,30 +21,32 @@ from geumgo.deid._checksums import (
     rrn_is_valid,
 )
 
-__all__ = ("MAX_GROUPS", "SHAPES", "Hit", "Rule", "Window")
-
-MAX_GROUPS = 5
-"""Most groups of one identifier: +82 (0)10 1234 5678 and four groups of a card or an IP address fit."""
+__all__ = ("CERTAIN", "MAX_GROUPS", "SHAPES", "Hit", "Rule", "Shape", "Window")
 
 Hit = tuple[str, int, int, float]
 """Entity, start, end, score."""
 
 
-class Window(NamedTuple):
+class Window:
     """Consecutive groups of digits in a folded text."""
 
-    text: str
-    start: int
-    end: int
-    lengths: tuple[int, ...]
-    separators: tuple[str, ...]
+    __slots__ = ("digits", "end", "lengths", "separators", "start", "text")
 
-    def digits(self) -> str:
-        """Return the digits without separators."""
-        span = self.text[self.start : self.end]
-        if not self.separators:
-            return span
-        return "".join([c for c in span if c.isdigit()])
+    def __init__(
+        self,
+        text: str,
+        start: int,
+        end: int,
+        groups: Sequence[str],
+        lengths: tuple[int, ...],
+        separators: Sequence[str],
+    ) -> None:
+        self.text = text
+        self.start = start
+        self.end = end
+        self.digits = "".join(groups)
+        self.lengths = lengths
+        self.separators = separators
 
     def hit(self, entity: str, score: float, *, start: int | None = None) -> Hit:
         """Return a hit on this window."""
@@ -51,7 +54,7 @@ class Window(NamedTuple):
 
     def joined_by(self, mark: str) -> bool:
         """Return whether every separator holds `mark` and apart from it only spaces."""
-        return all(mark in s and not s.replace(mark, "", 1).strip() for s in self.separators)
+        return all(s == mark or s.strip() == mark for s in self.separators)
 
     def chained(self) -> bool:
         """Return whether a dash or dot ties this window to more digits: it may be part of a longer number."""
@@ -65,7 +68,7 @@ Rule = Callable[[Window], Hit | None]
 
 def _person(window: Window) -> Hit | None:
     """Resident (G 1–4, 9, 0) and foreigner (G 5–8) registration numbers."""
-    digits = window.digits()
+    digits = window.digits
     born = birth_date(digits)
     if born is None:
         return None
@@ -82,14 +85,14 @@ def _person(window: Window) -> Hit | None:
 
 
 def _corporation(window: Window) -> Hit | None:
-    digits = window.digits()
+    digits = window.digits
     if not crn_is_valid(digits) or digits == digits[0] * 13:
         return None
     return window.hit("CRN", 0.7 if window.joined_by("-") and window.separators else 0.3)
 
 
 def _business(window: Window) -> Hit | None:
-    digits = window.digits()
+    digits = window.digits
     if not brn_is_valid(digits) or digits == digits[0] * 10:
         return None
     if not window.separators:
@@ -98,7 +101,7 @@ def _business(window: Window) -> Hit | None:
 
 
 def _card(window: Window) -> Hit | None:
-    digits = window.digits()
+    digits = window.digits
     if digits[0] not in "234569" or digits == digits[0] * len(digits):
         return None
     apart = bool(window.separators)
@@ -148,7 +151,7 @@ def _phone_score(number: str) -> float:
 
 def _phone(window: Window) -> Hit | None:
     text, start = window.text, window.start
-    digits = window.digits()
+    digits = window.digits
     plus = start > 0 and text[start - 1] == "+"
     if plus or digits.startswith("0082"):
         country, rest = ("82", digits[2:]) if plus else ("0082", digits[4:])
@@ -174,7 +177,7 @@ def _phone(window: Window) -> Hit | None:
 
 def _representative(window: Window) -> Hit | None:
     """15xx, 16xx and 18xx numbers, eight digits without an area code."""
-    digits = window.digits()
+    digits = window.digits
     if not digits.startswith(_REPRESENTATIVE):
         return None
     if not window.separators:
@@ -186,7 +189,7 @@ _LICENCE_REGIONS = frozenset({*(f"{n}" for n in range(11, 27)), "28"})
 
 
 def _licence(window: Window) -> Hit | None:
-    digits = window.digits()
+    digits = window.digits
     if digits[:2] not in _LICENCE_REGIONS:
         return None
     if not window.separators:
@@ -218,7 +221,7 @@ _WEAK_SHAPES = frozenset({(3, 2, 6), (6, 2, 5), (3, 3, 6, 1)})
 def _account(window: Window) -> Hit | None:
     if not window.joined_by("-"):
         return None
-    digits = window.digits()
+    digits = window.digits
     if window.chained() or digits == digits[0] * len(digits):
         return None
     if window.lengths in _WEAK_SHAPES:
@@ -251,7 +254,7 @@ def _ip(window: Window) -> Hit | None:
 
 def _birthday(window: Window) -> Hit | None:
     """Year, month, day in any usual form: a birth date only with a word such as 생년월일 near by."""
-    digits = window.digits()
+    digits = window.digits
     lengths = window.lengths
     if lengths == (6,):
         year, month, day = 2000 + int(digits[:2]), int(digits[2:4]), int(digits[4:])
@@ -271,13 +274,30 @@ def _birthday(window: Window) -> Hit | None:
     return window.hit("BIRTH_DATE", 0.2) if 1850 <= born.year <= 2100 else None
 
 
-def _shapes() -> dict[tuple[int, ...], tuple[Rule, ...]]:
-    table: dict[tuple[int, ...], list[Rule]] = {}
+class Shape(NamedTuple):
+    """The rules of one shape.
 
-    def add(rule: Rule, *shapes: tuple[int, ...]) -> None:
+    Attributes:
+        rules: tried in turn on the window.
+        weak: tried when none of `rules` was certain; they need a context word.
+    """
+
+    rules: tuple[Rule, ...]
+    weak: tuple[Rule, ...]
+
+
+CERTAIN = 0.71
+"""A hit of this score needs no context word and no weak rule: those reach 0.7."""
+
+
+def _shapes() -> dict[tuple[int, ...], Shape]:
+    strong: dict[tuple[int, ...], list[Rule]] = {}
+    weak: dict[tuple[int, ...], list[Rule]] = {}
+
+    def add(rule: Rule, *shapes: tuple[int, ...], to: dict[tuple[int, ...], list[Rule]] = strong) -> None:
         for shape in shapes:
-            if rule not in table.setdefault(shape, []):
-                table[shape].append(rule)
+            if rule not in to.setdefault(shape, []):
+                to[shape].append(rule)
 
     add(_person, (6, 7), (13,))
     add(_corporation, (6, 7), (13,))
@@ -287,43 +307,28 @@ def _shapes() -> dict[tuple[int, ...], tuple[Rule, ...]]:
         add(_phone, (area, 3, 4), (area, 4, 4))
     add(_phone, (9,), (10,), (11,), (12,), (13,), (3, 7), (3, 8), (2, 7), (2, 8))
     # +82 10 1234 5678, +82 (0)10 1234 5678, +82 1012345678, 0082 …
-    for country in (2, 4):
-        for area in (1, 2, 3):
-            add(
-                _phone,
-                (country, area, 3, 4),
-                (country, area, 4, 4),
-                (country, 1, area, 3, 4),
-                (country, 1, area, 4, 4),
-            )
-            add(_phone, (country, area, 7), (country, area, 8))
+    for country, area in product((2, 4), (1, 2, 3)):
+        add(_phone, (country, area, 3, 4), (country, area, 4, 4), (country, area, 7), (country, area, 8))
+        add(_phone, (country, 1, area, 3, 4), (country, 1, area, 4, 4))
         add(_phone, (country, 8), (country, 9), (country, 10), (country, 11))
     add(_representative, (4, 4), (8,))
     add(_licence, (2, 2, 6, 2), (12,))
     add(_account, *_BANK_SHAPES)
-    add(_account_by_context, (10,), (11,), (12,), (13,), (14,))
-    for a in range(2, 7):
-        for b in range(2, 8):
-            if 10 <= a + b <= 14:
-                add(_account_by_context, (a, b))
-            for c in range(1, 8):
-                if 10 <= a + b + c <= 14:
-                    add(_account_by_context, (a, b, c))
-                for d in range(1, 5):
-                    if 10 <= a + b + c + d <= 14:
-                        add(_account_by_context, (a, b, c, d))
-    add(_insurance, (11,), (1, 10))
-    for w in range(1, 4):
-        for x in range(1, 4):
-            for y in range(1, 4):
-                for z in range(1, 4):
-                    add(_ip, (w, x, y, z))
-    for month in (1, 2):
-        for day in (1, 2):
-            add(_birthday, (4, month, day), (2, month, day))
-    add(_birthday, (6,), (8,))
-    return {shape: tuple(rules) for shape, rules in table.items()}
+    add(_ip, *product((1, 2, 3), repeat=4))
+    add(_birthday, *product((2, 4), (1, 2), (1, 2)), (6,), (8,), to=weak)
+    add(_insurance, (11,), (1, 10), to=weak)
+    groups: list[tuple[int, ...]] = [(n,) for n in range(10, 15)]
+    groups += product(range(2, 7), range(2, 9))
+    groups += product(range(2, 7), range(2, 8), range(1, 8))
+    groups += product(range(2, 7), range(2, 8), range(1, 8), range(1, 5))
+    add(_account_by_context, *(shape for shape in groups if 10 <= sum(shape) <= 14), to=weak)
+    return {
+        shape: Shape(tuple(strong.get(shape, ())), tuple(weak.get(shape, ()))) for shape in {**strong, **weak}
+    }
 
 
-SHAPES: dict[tuple[int, ...], tuple[Rule, ...]] = _shapes()
+SHAPES: dict[tuple[int, ...], Shape] = _shapes()
 """Which rules look at a window, by the lengths of its groups."""
+
+MAX_GROUPS = max(map(len, SHAPES))
+"""Most groups of one identifier."""

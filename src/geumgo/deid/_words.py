@@ -1,4 +1,4 @@
-"""Identifiers that aren't made of digits alone: e-mail, passport, vehicle plate, address, IPv6.
+"""Identifiers that aren't made of digits alone: e-mail, address, IPv6.
 
 Each pattern is bounded: where it starts, it looks at a fixed number of characters at most, and it can
 only start at a character that is rare in text. So the whole is linear in the text's length.
@@ -10,34 +10,24 @@ import ipaddress
 import re
 
 from geumgo.deid._addresses import SIDO_PATTERN
+from geumgo.deid._numbers import Hit
 
 __all__ = ("find_words",)
-
-Hit = tuple[str, int, int, float]
 
 _LOCAL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]*")
 _DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})?(?:\.[A-Za-z0-9-]{1,63}){1,8}")
 _LOCAL_MAX = 64  # RFC 5321 §4.5.3.1.1
 
-_PASSPORT = re.compile(r"(?<![A-Za-z0-9])[MSRODmsrod](?:([0-9]{3}[A-Za-z][0-9]{4})|[0-9]{8})(?![A-Za-z0-9])")
-
-_PLATE_LETTERS = (
-    "가나다라마거너더러머버서어저고노도로모보소오조구누두루무부수우주"  # private cars
-    "아바사자배하허호국합육해공"  # taxis, delivery, hire, forces
-)
-_PLATE = re.compile(rf"(?<![0-9])[0-9]{{2,3}} ?[{_PLATE_LETTERS}]( ?)[0-9]{{4}}(?![0-9])")
-
 _TOWN = r"[가-힣0-9·.]{1,12}(?:읍|면|동|가|리|로|길)"
 _NUMBER = r"(?:지하 ?|산 ?)?[0-9]{1,5}(?:-[0-9]{1,5})?(?:번지|호)?"
 _BUILDING = r"(?:[가-힣A-Za-z0-9]{1,12}(?:아파트|빌딩|타워|맨션|빌라|오피스텔) ?)?"
 _UNIT = rf"(?:, ?| ){_BUILDING}(?:[0-9A-Za-z가-힣]{{1,5}}동 ?)?(?:[0-9]{{1,4}}층 ?)?[0-9]{{1,5}}호"
+_SIDO = re.compile(SIDO_PATTERN)
 _ADDRESS = re.compile(
-    rf"(?:{SIDO_PATTERN}) ?(?:[가-힣]{{1,6}}[시군구] ){{0,2}}"
-    rf"{_TOWN}(?: ?{_TOWN}){{0,2}}(?: ?{_NUMBER})?(?:{_UNIT})?(?: ?\([가-힣0-9, ]{{1,30}}\))?"
+    rf" ?(?:[가-힣]{{1,6}}[시군구] ){{0,2}}{_TOWN}(?: ?{_TOWN}){{0,2}}(?: ?{_NUMBER})?(?:{_UNIT})?"
+    r"(?: ?\([가-힣0-9, ]{1,30}\))?"
 )
-_DISTRICT_ONLY = re.compile(
-    rf"(?:{SIDO_PATTERN}) (?:[가-힣]{{1,6}}[시군구])(?: [가-힣]{{1,6}}구)?(?![가-힣])"
-)
+_DISTRICT = re.compile(r" [가-힣]{1,6}[시군구](?: [가-힣]{1,6}구)?(?![가-힣])")
 
 _IPV6 = re.compile(r"(?<![0-9A-Za-z:.])[0-9A-Fa-f:]{3,39}(?![0-9A-Za-z:])")
 
@@ -49,14 +39,14 @@ def find_words(text: str) -> list[Hit]:
     while at >= 0:
         _email(text, at, found)
         at = text.find("@", at + 1)
-    for match in _PASSPORT.finditer(text):
-        found.append(("PASSPORT", match.start(), match.end(), 0.75 if match[1] else 0.55))
-    for match in _PLATE.finditer(text):
-        found.append(("VEHICLE", match.start(), match.end(), 0.4 if match[1] else 0.6))
-    for match in _ADDRESS.finditer(text):
-        found.append(("ADDRESS", match.start(), match.end(), 0.7))
-    for match in _DISTRICT_ONLY.finditer(text):
-        found.append(("ADDRESS", match.start(), match.end(), 0.4))
+    for start in _SIDO.finditer(text):
+        match = _ADDRESS.match(text, start.end())
+        if match is not None:
+            found.append(("ADDRESS", start.start(), match.end(), 0.7))
+            continue
+        match = _DISTRICT.match(text, start.end())
+        if match is not None:
+            found.append(("ADDRESS", start.start(), match.end(), 0.4))
     if "::" in text or text.count(":") >= 7:
         for match in _IPV6.finditer(text):
             if match[0].count(":") >= 2 and _is_ipv6(match[0]):
