@@ -120,7 +120,7 @@ class Launch:
             ) from None
 
     def _unpack(self, eif: Eif) -> _tree.Tree:
-        self.folder = _tree.choose_folder(self.runtime, self.uid)
+        self.folder = _tree.choose_folder(self.runtime, self.uid, eif.source.size)
         (self.runtime / _tree.IMAGE_LINK).symlink_to(self.folder)
         into = self.folder / "image"
         unpacked = unpack(eif, into)

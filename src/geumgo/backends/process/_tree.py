@@ -33,6 +33,8 @@ INIT_FOLDER = "run/geumgo-init"
 IMAGE_LINK = "image"
 """In the runtime folder: points at where the image is unpacked, so that the next launcher can clear up."""
 FOLDER_PREFIX = "geumgo-image-"
+_MEMORY = Path("/dev/shm")
+_PLENTY = 8  # times the image, so that a small machine's memory isn't spent on it
 _PYTHON = re.compile(r"python3(\.[0-9]+)?\Z", re.ASCII)
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 _PT_INTERP = 3
@@ -197,15 +199,28 @@ def reachable(folder: Path, uid: int | None) -> bool:
         return False
 
 
-def choose_folder(runtime: Path, uid: int | None) -> Path:
-    """Make a private folder to unpack into: in `runtime` if programs can run there, else elsewhere.
+def _free(folder: Path) -> int:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
+
+
+def choose_folder(runtime: Path, uid: int | None, size: int) -> Path:
+    """Make a private folder to unpack an image of `size` bytes into.
+
+    In memory where there is plenty: an enclave's root file system is in memory too, and making two thousand
+    files takes a tenth of a second there, on some disks several. Else in `runtime`, if programs can run
+    there, else in a temporary folder.
 
     Raises:
         LaunchFailed: nowhere on this machine.
     """
-    candidates = (runtime, Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/run"), Path.home())
-    for candidate in dict.fromkeys(Path(os.path.realpath(place)) for place in candidates):
-        if reachable(candidate, uid):
+    others = (runtime, Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/run"), Path.home())
+    memory = (_MEMORY,) if _free(_MEMORY) >= _PLENTY * size else ()
+    for candidate in dict.fromkeys(Path(os.path.realpath(place)) for place in (*memory, *others)):
+        if reachable(candidate, uid) and _free(candidate) >= size:
             with contextlib.suppress(OSError):
                 folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=candidate))
                 if uid is not None:
@@ -213,8 +228,8 @@ def choose_folder(runtime: Path, uid: int | None) -> Path:
                 return folder
     raise LaunchFailed(
         "there is no folder from which the image's programs can run",
-        why="The runtime folder, the temporary folders and the home folder are mounted noexec, or are closed "
-        "to the user that the enclave runs as.",
+        why=f"The runtime folder, the temporary folders and the home folder are mounted noexec, are closed to "
+        f"the user that the enclave runs as, or have less than {size >> 20} MiB free.",
         fix="Set TMPDIR to a folder on a file system without noexec that others may search (chmod o+x).",
         code="no_place_for_image",
     )
