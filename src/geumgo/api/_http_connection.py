@@ -40,6 +40,9 @@ DRAIN_IDLE = 0.5
 """Seconds that an idle connection stays open while the server drains: a request may be on its way."""
 
 
+_UPGRADE = (b"connection", b"upgrade", b"http2-settings")
+
+
 class _Phase(enum.Enum):
     IDLE = 0
     HEAD = 1
@@ -61,6 +64,7 @@ class HttpConnection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._size = 0
         self._head_size = 0
+        self._head_fields = 0
         self._fed = 0
         self._waiting: deque[tuple[Request, Response | None]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -96,10 +100,7 @@ class HttpConnection(asyncio.Protocol):
                 self._parser.feed_data(data)
                 break
             except httptools.HttpParserUpgrade as upgrade:
-                # We know no other protocol; RFC 9110 7.8 lets a server go on in this one. Java's client asks.
-                self._parser = httptools.HttpRequestParser(self)
-                data = data[upgrade.args[0] :]
-                self._fed = 0
+                data = self._without_upgrade(data[upgrade.args[0] :])
             except httptools.HttpParserError:
                 if not self._deaf:
                     self._refuse_now(ApiError("This is not HTTP/1.1", code="malformed"))
@@ -125,7 +126,7 @@ class HttpConnection(asyncio.Protocol):
         self._phase = _Phase.HEAD if self._phase is not _Phase.DEAF else self._phase
         self._request = Request(time.monotonic())
         self._refusal = None
-        self._head_size = self._size = self._fed = 0
+        self._head_size = self._head_fields = self._size = self._fed = 0
         if self._task is None:
             self.deadline = self._request.started + self._settings.head_timeout
 
@@ -139,26 +140,29 @@ class HttpConnection(asyncio.Protocol):
         if request is None or self._phase is not _Phase.HEAD:
             return  # a trailer: nothing of ours is in one
         self._head_size += len(name) + len(value)
-        if len(request.headers) < self._settings.max_headers:
-            request.headers[name.lower()] = value
-        else:
-            self._head_size = self._settings.max_head + 1
+        self._head_fields += 1
+        request.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         request = self._request
         if request is None or self._phase is not _Phase.HEAD:
             return
+        request.method = self._parser.get_method().decode("latin-1")
+        if request.method == "CONNECT":
+            self._refuse_now(ApiError("This is not a proxy", code="malformed", status=405))
+            return
+        if self._parser.should_upgrade():
+            return  # the parser stops here, and the request is parsed once more without its wish
         self._phase = _Phase.BODY
         self._fed = 0
-        request.method = self._parser.get_method().decode("latin-1")
         request.keep_alive = self._parser.should_keep_alive()
         request.old = self._parser.get_http_version() == "1.0"
         length = int(request.headers.get(b"content-length", b"0"))
         chunked = b"transfer-encoding" in request.headers
         try:
-            self._server.routes.begin(request)
-            if self._head_size > self._settings.max_head:
+            if self._head_size > self._settings.max_head or self._head_fields > self._settings.max_headers:
                 raise ApiError("The request's head is too large", code="too_large", status=431)
+            self._server.routes.begin(request)
             if length > request.max_body:
                 raise _too_large(request)
             self._server.admit(request)
@@ -283,9 +287,10 @@ class HttpConnection(asyncio.Protocol):
         if self.idle:
             self.deadline = min(self.deadline, time.monotonic() + DRAIN_IDLE)
 
-    def abort(self) -> None:
-        """Close at once."""
+    def abort(self) -> asyncio.Task[None] | None:
+        """Close at once; return the answer that is being made, which is cancelled."""
         self._transport.abort()
+        return self._task
 
     @property
     def _deaf(self) -> bool:
@@ -295,6 +300,22 @@ class HttpConnection(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether nothing is being read or answered."""
         return self._closing or (self._phase is _Phase.IDLE and self._task is None and not self._waiting)
+
+    def _without_upgrade(self, rest: bytes) -> bytes:
+        """Return the request's head without its wish for another protocol, and what followed it.
+
+        We know no other protocol, and RFC 9110 7.8 lets a server go on in this one; Java's client asks for h2c
+        in its first request. The parser can't go on behind such a head, so a new one begins with it.
+        """
+        request, self._request = self._request, None
+        if request is None or self._deaf:
+            return b""
+        self._parser = httptools.HttpRequestParser(self)
+        close = b"close" in request.headers.get(b"connection", b"").lower()
+        lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.target)]
+        lines += [b"%b: %b" % item for item in request.headers.items() if item[0] not in _UPGRADE]
+        lines.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+        return b"\r\n".join(lines) + rest
 
     def _refuse_now(self, error: ApiError) -> None:
         """Answer `error` after what is before it, hear nothing more, and close."""

@@ -173,9 +173,11 @@ class HttpServer:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        for connection in list(self._connections):
-            connection.abort()
+        answers = [connection.abort() for connection in list(self._connections)]
         await self._empty.wait()
+        tasks = [task for task in answers if task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _sweep(self) -> None:
         while True:
