@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,7 +22,6 @@ from geumgo.channel._errors import (
     ChannelClosed,
     ChannelError,
     DeadlineExceeded,
-    ProtocolError,
     StreamReset,
     UsageError,
 )
@@ -39,11 +39,12 @@ Handler = Callable[[Stream], Awaitable[None]]
 anything else with `internal`; it is cancelled when the stream or the connection goes."""
 
 _READ_SIZE = 256 << 10
-_read_buffer = memoryview(bytearray(_READ_SIZE))
-"""Shared by all connections: what it holds is copied out before the callback returns."""
+_shared = threading.local()
+"""One read buffer a thread for all its connections: it is copied out before the callback returns."""
 _WRITES_A_TURN = 8
 """Full writes before other callbacks of the loop get their turn."""
-_MAX_DEADLINE_MS = 0xFFFF_FFFF
+_MAX_TIMEOUT_S = 0xFFFF_FFFF // 1000
+"""Longest deadline that OPEN can say: seven weeks."""
 
 
 class Connection:
@@ -71,21 +72,26 @@ class Connection:
         self._control = control
         self._machine = ChannelMachine(side, settings, role=role, grant=self._grant, budget=budget)
         self._calls: dict[int, asyncio.Future[bytes]] = {}
-        self._answers: dict[int, bytes] = {}  # whose end hasn't come with them
+        self._answers: dict[int, Message] = {}  # whose end hasn't come with them
         self._streams: dict[int, Stream] = {}
         self._deadlines = Deadlines(self._loop, self._expired)
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._admitted = 0  # were woken and haven't run yet
         self._pings: dict[bytes, asyncio.Future[None]] = {}
         self._ping_count = 0
         self._idle: asyncio.Future[None] | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Event = asyncio.Event()
+        if not hasattr(_shared, "buffer"):
+            _shared.buffer = memoryview(bytearray(_READ_SIZE))
+        self._buffer: memoryview = _shared.buffer
         self._unsent: memoryview | None = None
         self._write_error: ChannelClosed | None = None
         self._written: asyncio.Future[None] | None = None
         self._flushing = False  # a flush is scheduled, or the socket is waited for
         self._closed = False
-        self.error: ChannelError | None = None
+        self._goaway = ""
+        self.error: ChannelClosed | None = None
 
     # ---- making and ending ---------------------------------------------------------------------------
 
@@ -264,7 +270,7 @@ class Connection:
             message = bytes(message)
         machine = self._machine
         loop = self._loop
-        when = None if timeout is None else loop.time() + timeout
+        when = None if timeout is None else loop.time() + min(timeout, _MAX_TIMEOUT_S)
         if self._waiting or not machine.can_open:
             await self._turn(when)
         number = machine.open(
@@ -307,7 +313,7 @@ class Connection:
         Raises:
             ChannelClosed, ChannelBusy, DeadlineExceeded, MessageTooLarge: as `call`.
         """
-        when = None if timeout is None else self._loop.time() + timeout
+        when = None if timeout is None else self._loop.time() + min(timeout, _MAX_TIMEOUT_S)
         if self._waiting or not self._machine.can_open:
             await self._turn(when)
         number = self._machine.open(kind, metadata, deadline_ms=0 if when is None else self._left(when))
@@ -348,10 +354,10 @@ class Connection:
 
     def _left(self, when: float) -> int:
         """Return whole milliseconds until loop time `when`, at least one."""
-        left = int((when - self._loop.time()) * 1000)
-        if left <= 0:
+        left = (when - self._loop.time()) * 1000
+        if not left > 0:  # also where it is no number
             raise DeadlineExceeded
-        return min(left, _MAX_DEADLINE_MS)
+        return int(left) or 1
 
     async def _turn(self, when: float | None) -> None:
         """Wait, first come, first served, until a stream can be opened."""
@@ -372,8 +378,10 @@ class Connection:
                         if future.cancelled():
                             self._waiting.remove(future)
                         else:
+                            self._admitted -= 1
                             self._admit()  # a turn that wasn't used is the next one's
                         raise
+                    self._admitted -= 1
                     if machine.can_open:
                         return
                     put = self._waiting.appendleft
@@ -386,30 +394,26 @@ class Connection:
         if machine.peer is None:
             return
         free = machine.peer.max_streams - machine.outbound
-        while self._waiting and (self._closed or self.draining or (free > 0 and machine.can_open)):
-            free -= 1
+        over = self._closed or self.draining
+        while self._waiting and (over or (free > self._admitted and machine.can_open)):
             future = self._waiting.popleft()
             if not future.done():
+                self._admitted += 1
                 future.set_result(None)
 
     def _abandon(self, number: int) -> None:
-        if self._calls.pop(number, None) is not None:
-            self._answers.pop(number, None)
+        if number in self._calls:
             self._machine.reset(number, "cancelled")
+            self._end_call(number, StreamReset("cancelled"))
             self._flush_soon()
             self._settle()
 
     def _expired(self, number: int) -> None:
-        future = self._calls.pop(number, None)
-        if future is not None:
-            self._answers.pop(number, None)
-            self._machine.reset(number, "deadline_exceeded", True)
-            if not future.done():
-                future.set_exception(DeadlineExceeded())
+        self._machine.reset(number, "deadline_exceeded", True)
+        if number in self._calls:
+            self._end_call(number, DeadlineExceeded())
         elif number in self._streams:
-            stream = self._streams[number]
-            self._machine.reset(number, "deadline_exceeded", True)
-            self._drop(stream, DeadlineExceeded())
+            self._drop(self._streams[number], DeadlineExceeded())
         self._flush_soon()
         self._settle()
 
@@ -529,7 +533,14 @@ class Connection:
         if self._closed:
             return
         try:
-            count = self._sock.recv_into(_read_buffer)
+            self._read()
+        except Exception:  # a defect of ours must not leave callers waiting for ever
+            self._lose(ChannelClosed("the connection failed by an internal error"))
+            raise
+
+    def _read(self) -> None:
+        try:
+            count = self._sock.recv_into(self._buffer)
         except (BlockingIOError, InterruptedError):
             if self._write_error is not None:
                 self._lose(self._write_error)
@@ -538,12 +549,13 @@ class Connection:
             self._lose(ChannelClosed(f"the connection broke ({error.strerror})"))
             return
         if not count:
-            self._lose(ChannelClosed("the peer closed the connection"))
+            reason = f" [{self._goaway}]" if self._goaway else ""
+            self._lose(ChannelClosed(f"the peer closed the connection{reason}"))
             return
         machine = self._machine
         calls = self._calls
         credit = 0
-        for event in machine.receive(bytes(_read_buffer[:count])):
+        for event in machine.receive(bytes(self._buffer[:count])):
             if type(event) is Message:
                 number = event.stream
                 future = calls.get(number)
@@ -556,13 +568,13 @@ class Connection:
                         if event.end:
                             stream._peer_ended()
                 else:
-                    credit += event.cost
-                    if event.held:
-                        machine.consumed(number, 0, event.held)
                     if event.end and number not in self._answers:
                         del calls[number]
                         if not future.done():
                             future.set_result(event.data)
+                        credit += event.cost
+                        if event.held:
+                            machine.consumed(0, 0, event.held)
                     else:
                         self._odd_answer(event)
             elif type(event) is Opened:
@@ -570,7 +582,7 @@ class Connection:
             else:
                 self._on_event(event)
         if credit:
-            machine.consumed(0, credit)  # a call's stream is over, or takes one more frame at most
+            machine.consumed(0, credit)  # the streams of calls need none: they are over
         if not self._flushing and machine.has_output:
             self._flush_soon()
         if self._waiting or self._idle is not None:
@@ -580,31 +592,34 @@ class Connection:
 
     def _odd_answer(self, event: Message) -> None:
         """An answer to a call whose end comes apart from it, or one too many."""
-        number = event.stream
-        if number in self._answers:
-            self._end_call(number, ProtocolError("a call was answered more than once"))
-            self._machine.reset(number, "cancelled")
-        else:
-            self._answers[number] = event.data
+        if event.stream not in self._answers:
+            self._answers[event.stream] = event
+            return
+        self._machine.consumed(event.stream, event.cost, event.held)
+        self._machine.reset(event.stream, "cancelled")
+        self._end_call(event.stream, StreamReset("internal"))
 
-    def _end_call(self, number: int, error: ChannelError) -> None:
-        self._answers.pop(number, None)
+    def _end_call(self, number: int, error: ChannelError | None) -> None:
+        """Finish a call by an error, or by the answer that is here already."""
+        answer = self._answers.pop(number, None)
+        if answer is not None:
+            self._machine.consumed(number, answer.cost, answer.held)
+        elif error is None:
+            error = StreamReset("internal")  # the stream ended without an answer
         future = self._calls.pop(number, None)
-        if future is not None and not future.done():
+        if future is None or future.done():
+            return
+        if error is not None:
             future.set_exception(error)
+        elif answer is not None:
+            future.set_result(answer.data)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Ended):
-            number = event.stream
-            if number in self._answers:
-                future = self._calls.pop(number)
-                data = self._answers.pop(number)
-                if not future.done():
-                    future.set_result(data)
-            elif number in self._calls:
-                self._end_call(number, StreamReset("internal"))
-            elif number in self._streams:
-                self._streams[number]._peer_ended()
+            if event.stream in self._calls:
+                self._end_call(event.stream, None)
+            elif event.stream in self._streams:
+                self._streams[event.stream]._peer_ended()
         elif isinstance(event, WasReset):
             error = StreamReset(event.code, event.retryable)
             stream = self._streams.get(event.stream)
@@ -622,6 +637,7 @@ class Connection:
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
         elif isinstance(event, GoAway):
+            self._goaway = event.code
             self._settle()
         elif isinstance(event, Failed):
             self._flush()
@@ -690,11 +706,11 @@ class Connection:
         if self._write(data):
             self._flush()
 
-    def _why(self) -> ChannelError:
+    def _why(self) -> ChannelClosed:
         error = self.error or ChannelClosed("the connection is closed")
         return type(error)(error.what, code=error.code, retryable=error.retryable)
 
-    def _lose(self, error: ChannelError) -> None:
+    def _lose(self, error: ChannelClosed) -> None:
         """The connection is over: everything that waits fails, the socket closes."""
         if self._closed:
             return
@@ -707,9 +723,9 @@ class Connection:
         self._deadlines.clear()
         if self._control is not None:
             self._control.release(self)
-        calls, self._calls = self._calls, {}
+        waiters: list[asyncio.Future[Any]] = [*self._calls.values(), *self._pings.values(), self._ready]
+        self._calls.clear()
         self._answers.clear()
-        waiters: list[asyncio.Future[Any]] = [*calls.values(), *self._pings.values(), self._ready]
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(self._why())
@@ -720,6 +736,7 @@ class Connection:
             self._end_handler(stream)
             self._over(stream)
         self._settle()
-        if self._written is not None and not self._written.done():
-            self._written.set_result(None)
+        for future in (self._written, self._idle):
+            if future is not None and not future.done():
+                future.set_result(None)
         self._gone.set()

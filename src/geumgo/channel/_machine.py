@@ -34,6 +34,7 @@ from geumgo.channel._settings import (
     HEADER_SIZE,
     MAX_PAYLOAD,
     MAX_REPLY_BACKLOG,
+    MAX_UNREAD_BACKLOG,
     MAX_WINDOW,
     MAX_WRITE,
     SEND_BACKLOG,
@@ -527,6 +528,8 @@ class ChannelMachine:
 
     def _on_hello(self, kind: int, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
         """§3: each side's first frame, and only that, is HELLO."""
+        if kind == GOAWAY:
+            raise ProtocolError(f"the peer refused the connection [{parse_code(payload)}]")
         if kind != HELLO or flags or stream:
             raise ProtocolError("the peer doesn't speak Geumgo's channel protocol")
         peer = Hello.parse(payload)
@@ -553,6 +556,8 @@ class ChannelMachine:
             raise ProtocolError("an OPEN has bad flags or a bad stream id")
         if self._dials and self.role is not Role.CONTROL:
             raise ProtocolError("the peer opened a stream without the control role")
+        if self.backlog > MAX_UNREAD_BACKLOG:
+            raise ProtocolError("the peer opens streams and doesn't read what becomes of them", code="busy")
         start = position + HEADER_SIZE
         if stop - position < _OPEN_SIZE:
             raise ProtocolError("an OPEN is too short")
@@ -714,6 +719,7 @@ class ChannelMachine:
         elif flags or stream:
             raise ProtocolError("a frame of the connection has flags or a stream id")
         elif kind == GOAWAY:
+            self._charge()
             self.peer_draining = True
             self._may_open = False
             events.append(GoAway(parse_code(payload)))

@@ -19,6 +19,7 @@ __all__ = (
     "MAX_PAYLOAD",
     "MAX_PINGS",
     "MAX_REPLY_BACKLOG",
+    "MAX_UNREAD_BACKLOG",
     "MAX_WAITING",
     "MAX_WINDOW",
     "MAX_WRITE",
@@ -56,6 +57,8 @@ SEND_BACKLOG = 256 << 10
 """Bytes that may wait for the socket before senders wait: two full writes."""
 MAX_REPLY_BACKLOG = 256 << 10
 """Bytes of answers that a peer provokes (PONG, RESET) and doesn't read; thousands of them."""
+MAX_UNREAD_BACKLOG = 1 << 20
+"""Bytes of everything that wait for a peer that goes on opening streams; senders stop at a quarter of it."""
 MAX_WAITING = 4096
 """Callers that wait for a free stream on one connection; beyond, `busy` at once is kinder."""
 MAX_PINGS = 8
