@@ -70,6 +70,16 @@ class Stream:
             return None
         return max(0.0, self._deadline - self._connection._loop.time())
 
+    @property
+    def unread(self) -> int:
+        """Messages that `receive` returns without waiting."""
+        return len(self._messages)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the peer has ended its side and nothing is left to receive."""
+        return self._recv_ended and not self._messages
+
     async def receive(self) -> bytes | None:
         """Return the next message, or None when the peer has ended its side.
 
