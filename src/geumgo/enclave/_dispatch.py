@@ -60,21 +60,20 @@ class Dispatcher:
         limits = services.limits
         self._ledger = RequestLedger(limits.remembered_requests, int(limits.remembered_ahead * 1000))
 
-    async def answer(self, name: str, message: bytes, *, sealed: bool, remaining: float | None) -> bytes:
+    async def answer(self, name: str, message: bytes, *, sealed: bool) -> bytes:
         """Return the answer to one request message.
 
         Args:
             name: the operation, as said in clear.
             message: the body, or the sealed request.
             sealed: which of the two.
-            remaining: seconds until the sender's transport deadline.
 
         Raises:
             GeumgoError: to be told outside the seal: its code is one of the wire's.
         """
         if not sealed:
             try:
-                return await self._open(name, message, remaining)
+                return await self._open(name, message)
             except GeumgoError as error:
                 raise _outside(error) from None
         self._access.require(name)
@@ -98,9 +97,7 @@ class Dispatcher:
                 deadline_ms=opened.deadline_ms,
                 size=len(opened.body),
             )
-            body = await self._carry_out(
-                operation, context, opened.body, seconds if remaining is None else min(seconds, remaining)
-            )
+            body = await self._before(seconds, operation, context, opened.body)
             return await self._seal(opened, body)
         except GeumgoError as error:
             told = _outside(error)
@@ -109,13 +106,13 @@ class Dispatcher:
                 raise told from None
             return seal_failure(opened, told.code, error.diagnostics(), False)
 
-    async def _open(self, name: str, message: bytes, remaining: float | None) -> bytes:
+    async def _open(self, name: str, message: bytes) -> bytes:
         grant = self._access.anonymous(name)
         limit = self._services.limits.open_body
         if len(message) > limit:
             raise Refused("too_large", f"an unsealed request has at most {limit} bytes")
         context = Context(self._services, grant, size=len(message))
-        return await self._carry_out(self._access.operations[name], context, message, remaining)
+        return await self._carry_out(self._access.operations[name], context, message)
 
     async def _unseal(self, message: bytes) -> OpenedRequest:
         pair = self._keys.require()
@@ -127,18 +124,19 @@ class Dispatcher:
     async def _seal(self, opened: OpenedRequest, body: bytes) -> bytes:
         if len(body) <= self._services.limits.inline_seal:
             return seal_answer(opened, body)
-        return await self._services.workers.run(seal_answer, opened, body)
+        return await self._services.processor.run(seal_answer, opened, body)
 
-    async def _carry_out(
-        self, operation: Operation, context: Context, body: bytes, seconds: float | None
-    ) -> bytes:
+    async def _before(self, deadline: float, operation: Operation, context: Context, body: bytes) -> bytes:
+        """Carry out within `deadline` seconds. A stream's own deadline is the channel's to keep."""
         try:
-            async with asyncio.timeout(seconds) as deadline:
-                return await self._call(operation, context, body)
-        except TimeoutError:
-            if deadline.expired():
-                raise Refused("deadline_exceeded") from None
-            raise self._failed(operation, TimeoutError()) from None
+            async with asyncio.timeout(deadline):
+                return await self._carry_out(operation, context, body)
+        except TimeoutError:  # the operation's own would be `operation_failed`
+            raise Refused("deadline_exceeded") from None
+
+    async def _carry_out(self, operation: Operation, context: Context, body: bytes) -> bytes:
+        try:
+            return await self._call(operation, context, body)
         except (GeumgoError, GeneratorExit):
             raise
         except asyncio.CancelledError as error:

@@ -197,8 +197,8 @@ class Server:
         }
 
     async def _first(self, stream: Stream) -> bytes:
-        if stream.remaining is not None:
-            message = await stream.receive()  # the channel sees to the deadline
+        if stream.unread or stream.remaining is not None:
+            message = await stream.receive()  # where it waits, the channel sees to the deadline
         else:
             try:
                 async with asyncio.timeout(self._limits.first_message):
@@ -243,8 +243,11 @@ class Server:
             raise Refused("unavailable")
         message = await self._first(stream)
         with self._admission.enter(len(message)):
-            answer = await dispatcher.answer(name, message, sealed=sealed, remaining=stream.remaining)
+            answer = await dispatcher.answer(name, message, sealed=sealed)
         del message  # as large as the request; the answer may wait long for a slow reader
+        if stream.ended:
+            await stream.reply(answer)
+            return
         await stream.send(answer)
         second = await stream.receive()
         if second is not None:
@@ -257,7 +260,7 @@ class Server:
 
         async def work(request: bytes) -> bytes:
             with await self._admission.wait(len(request)):
-                return await dispatcher.answer(name, request, sealed=sealed, remaining=stream.remaining)
+                return await dispatcher.answer(name, request, sealed=sealed)
 
         async def write() -> None:
             try:

@@ -68,6 +68,9 @@ class Services:
     clock: Clock
     keys: KeyStore
     workers: Workers
+    """For operations that may wait."""
+    processor: Workers
+    """For work that only computes: one thread, since the interpreter runs one at a time."""
     policies: PolicyCache
     limits: Limits
 
@@ -199,7 +202,7 @@ class Context:
         """
         if self.size <= self._services.limits.inline_bytes:
             return function(*args, **kwargs)
-        return await self._services.workers.run(function, *args, **kwargs)
+        return await self._services.processor.run(function, *args, **kwargs)
 
 
 async def _all(calls: Sequence[Coroutine[Any, Any, bytes]]) -> list[bytes | None]:
