@@ -20,6 +20,7 @@ __all__ = (
     "parse_amount",
     "round_controlled",
     "rounder",
+    "show",
     "top_bottom",
 )
 

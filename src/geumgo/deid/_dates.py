@@ -12,7 +12,7 @@ from geumgo.deid._errors import BadValue
 from geumgo.deid._fold import fold
 from geumgo.deid._rules import GeneraliseAge, GeneraliseDate
 
-__all__ = ("WrittenDate", "generalise_age", "generalise_date", "parse_date")
+__all__ = ("WrittenDate", "age_on", "generalise_age", "generalise_date", "parse_date", "shift")
 
 _DATE = re.compile(
     r"([12][0-9]{3})(?:([-./])([0-9]{1,2})\2([0-9]{1,2})|([0-9]{2})([0-9]{2})"

@@ -124,7 +124,7 @@ class Engine:
                     if isinstance(rule, Encrypt)
                     else Tokeniser(rule, key).decrypt
                 )
-                self._backward[name] = _by_cell(name, item, opener, most=8 * MAX_VALUE_CHARS)
+                self._backward[name] = _by_cell(name, opener, reject=True, most=8 * MAX_VALUE_CHARS)
 
     def __repr__(self) -> str:
         return f"<Engine {self._policy.name}: {len(self._forward)} fields, {len(self._backward)} reversible>"
@@ -207,7 +207,7 @@ class Engine:
             return _token_column(name, item, Tokeniser(rule, self._key(item.purpose, "token")))
         if isinstance(rule, Round) and rule.mode == "controlled":
             return _controlled_column(name, item, rule)
-        return _by_cell(name, item, self._cell(rule, item.purpose))
+        return _by_cell(name, self._cell(rule, item.purpose), reject=item.on_invalid == "reject")
 
     def _replace_column(self, rule: Replace) -> Column:
         # A missing value is replaced too: that it is missing may tell something.
@@ -309,9 +309,7 @@ def _suppress(values: Sequence[Value], batch: _Batch) -> Sequence[Value]:
     return [None] * len(values)
 
 
-def _by_cell(name: str, item: Field, cell: Cell, *, most: int = MAX_VALUE_CHARS) -> Column:
-    reject = item.on_invalid == "reject"
-
+def _by_cell(name: str, cell: Cell, *, reject: bool, most: int = MAX_VALUE_CHARS) -> Column:
     def column(values: Sequence[Value], batch: _Batch) -> Sequence[Value]:
         out: list[Value] = []
         for position, value in enumerate(values):
@@ -372,27 +370,21 @@ def _token_column(name: str, item: Field, tokeniser: Tokeniser) -> Column:
 
 
 def _shift_column(name: str, item: Field, rule: DateShift, shift_of: Callable[[str], int]) -> Column:
+    reject = item.on_invalid == "reject"
+
     def column(values: Sequence[Value], batch: _Batch) -> Sequence[Value]:
-        subjects = batch.columns[rule.by]
-        pairs = iter(subjects)
-
-        def cell(pair: tuple[str, Value]) -> str:
-            value, subject = pair
-            if not subject:
-                raise BadValue("no_subject")
-            return shift(parse_date(value), shift_of(subject))
-
         out: list[Value] = []
-        for position, value in enumerate(values):
-            subject = next(pairs)
+        for position, (value, subject) in enumerate(zip(values, batch.columns[rule.by], strict=True)):
             if not value:
                 out.append(value)
                 continue
             try:
-                out.append(cell((value, subject)))
+                if not subject:
+                    raise BadValue("no_subject")
+                out.append(shift(parse_date(value), shift_of(subject)))
             except BadValue as error:
                 out.append(None)
-                if item.on_invalid == "reject":
+                if reject:
                     batch.fail(position, name, error.code)
         return out
 

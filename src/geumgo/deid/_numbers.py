@@ -65,6 +65,8 @@ class Window:
 
 Rule = Callable[[Window], Hit | None]
 
+_COVERS = frozenset("*xX●○#")
+
 
 def _person(window: Window) -> Hit | None:
     """Resident (G 1–4, 9, 0) and foreigner (G 5–8) registration numbers."""
@@ -82,6 +84,14 @@ def _person(window: Window) -> Hit | None:
     else:
         score = 0.55 if apart else 0.35  # changed since 2020-10, or mistyped: still someone's number
     return window.hit("FRN" if foreign else "RRN", score)
+
+
+def _masked_person(window: Window) -> Hit | None:
+    """A number whose end is already masked, 960101-1******: birth date and sex are still there."""
+    covered = window.text[window.end : window.end + 6]
+    if len(covered) < 6 or not _COVERS.issuperset(covered) or birth_date(window.digits) is None:
+        return None
+    return ("FRN" if window.digits[6] in "5678" else "RRN", window.start, window.end + 6, 0.75)
 
 
 def _corporation(window: Window) -> Hit | None:
@@ -300,6 +310,7 @@ def _shapes() -> dict[tuple[int, ...], Shape]:
                 to[shape].append(rule)
 
     add(_person, (6, 7), (13,))
+    add(_masked_person, (6, 1), (7,))
     add(_corporation, (6, 7), (13,))
     add(_business, (3, 2, 5), (10,))
     add(_card, (4, 4, 4, 4), (16,), (4, 6, 5), (15,), (4, 6, 4), (14,))

@@ -88,6 +88,10 @@ class Options:
             if required:
                 raise self.fail(name, f"the option '{name}' is missing", fix=f"Add `{name}: …`.")
             return default
+        return self.checked(name, value, least, most)
+
+    def checked(self, name: str, value: Any, least: int, most: int) -> str:
+        """Return `value` if it is text of `least` to `most` characters without control characters."""
         if not isinstance(value, str):
             raise self.fail(name, "must be text", fix="Put it in quotes.")
         if not least <= len(value) <= most:

@@ -100,7 +100,7 @@ class Field:
         return out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CompiledPolicy:
     """A policy that passed every check; made by :meth:`from_map` or :meth:`from_bytes` only.
 
@@ -177,6 +177,12 @@ class CompiledPolicy:
                 f"the policy compiles to {len(encoded)} bytes, over the limit of {MAX_POLICY_BYTES}"
             )
         return cls(name, unlisted, reference, MappingProxyType(named), encoded)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CompiledPolicy) and self._encoded == other._encoded
+
+    def __hash__(self) -> int:
+        return hash(self._encoded)
 
     def to_bytes(self) -> bytes:
         """Return the deterministic CBOR of this policy."""

@@ -12,7 +12,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from geumgo.deid._limits import MAX_BOUNDS, MAX_CHOICES, MAX_NAME_CHARS, MIN_TOKEN_DOMAIN
+from geumgo.deid._limits import MAX_BOUNDS, MAX_CHOICES, MAX_NAME_CHARS, MAX_OPTION_CHARS, MIN_TOKEN_DOMAIN
 from geumgo.deid._options import Options, decimal_of, plain
 
 __all__ = (
@@ -175,9 +175,7 @@ class Replace:
             return cls(with_, ())
         if not isinstance(raw, list) or len(raw) > MAX_CHOICES:
             raise options.fail("one_of", f"must be a list of at most {MAX_CHOICES} texts")
-        if any(not isinstance(item, str) or not 1 <= len(item) <= 256 for item in raw):
-            raise options.fail("one_of", "every choice must be text of 1 to 256 characters")
-        return cls(None, tuple(raw))
+        return cls(None, tuple(options.checked("one_of", item, 1, MAX_OPTION_CHARS) for item in raw))
 
 
 @dataclass(frozen=True, slots=True)
