@@ -25,19 +25,19 @@ async def bring_up(stack: Stack) -> image.BuiltImage:
             await stack.wait_ready(names)
             await asyncio.to_thread(stack.start_gateways, names)
     except BaseException:
-        stack.stop()
+        await asyncio.to_thread(stack.stop)
         raise
     return built
 
 
 @contextmanager
-def building() -> Iterator[Callable[[str, float], None]]:
-    """Show a progress bar; yields what an image build calls with a step's name and how far all is, 0 to 1."""
+def building() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar; yields what an image build calls with a step's name and what is done of how much."""
     with _output.progress("building the image", total=1.0) as bar:
         task = bar.task_ids[0]
 
-        def step(what: str, fraction: float) -> None:
-            bar.update(task, description=what, completed=fraction)
+        def step(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done / total if total else 0.0)
 
         yield step
         bar.update(task, completed=1.0)

@@ -191,7 +191,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the manager; exit codes: 0 stopped as asked, 1 failed with a message, 2 wrong usage."""
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     # A core dump would hold bodies that pass through. They are sealed, but nobody needs them on a disk.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # 1, not 0: at 1 a core pattern that is a pipe gets nothing either (core(5)).
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     log = configure_logging("manager", level=options.log_level)
     try:
         asyncio.run(run(options, log))

@@ -167,14 +167,14 @@ class Egress:
                     await asyncio.sleep(left)
                 raise EgressError(f"{destination!s} was idle", code="deadline_exceeded")
 
-            both = asyncio.gather(outwards(), inwards())
             watcher = asyncio.create_task(watch())
-            done, _ = await asyncio.wait((both, watcher), return_when=asyncio.FIRST_COMPLETED)
-            for task in (both, watcher):
-                task.cancel()
-            await asyncio.gather(both, watcher, return_exceptions=True)
-            for task in done:
-                task.result()
+            ways = [asyncio.create_task(outwards()), asyncio.create_task(inwards())]
+            try:
+                await _first_failure_or_all(ways, watcher)
+            finally:
+                for task in (*ways, watcher):
+                    task.cancel()
+                await asyncio.gather(*ways, watcher, return_exceptions=True)
         except OSError:
             raise EgressError(
                 f"the connection to {destination!s} broke", code="unavailable", retryable=True
@@ -183,3 +183,13 @@ class Egress:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+
+async def _first_failure_or_all(ways: list[asyncio.Task[None]], watcher: asyncio.Task[None]) -> None:
+    """Wait until all `ways` are done, and raise as soon as one of them or the watcher fails."""
+    waiting = set(ways)
+    while waiting:
+        done, _ = await asyncio.wait((*waiting, watcher), return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        waiting -= done

@@ -13,13 +13,11 @@ from geumgo._base import SystemClock
 from geumgo.keys import pool as birth
 from geumgo.testing.stack._process import StackError
 
-__all__ = ("ADMIN", "CALLERS", "DATA_CONTEXT", "POOL", "PURPOSE", "REGION", "PoolRecord", "StackPool")
+__all__ = ("CALLERS", "DATA_CONTEXT", "POOL", "PURPOSE", "REGION", "PoolRecord", "StackPool")
 
 POOL = "local"
 PURPOSE = "customers"
 REGION = "ap-northeast-2"
-ADMIN = "arn:aws:iam::000000000000:user/geumgo"
-"""Whom the emulator's credentials belong to."""
 DATA_CONTEXT = {"app": "crm"}
 CALLERS = ("records", "dpo", "crm")
 """`records` de-identifies plain fields under any policy; `dpo` re-identifies; `crm` also hands in fields
@@ -68,8 +66,17 @@ class StackPool:
 
     @property
     def credentials(self) -> Path:
-        """AWS credentials: the parent's, also used here as the pool's administrator."""
-        return self.state / "kms" / "credentials.json"
+        """AWS credentials of the enclaves' parents."""
+        return self.state / "kms" / "credentials-parent.json"
+
+    @property
+    def admin(self) -> str:
+        """ARN of the administrator, who creates the pool."""
+        return str(self._admin_file()["principal"])
+
+    def _admin_file(self) -> dict[str, str]:
+        content: dict[str, str] = json.loads((self.state / "kms" / "credentials.json").read_bytes())
+        return content
 
     def caller(self, name: str) -> keys.CallerKey:
         """Return the key of one of `CALLERS`, made at first use.
@@ -91,7 +98,7 @@ class StackPool:
         """Return a client of the key service with the administrator's credentials."""
 
         async def credentials() -> keys.Credentials:
-            content = json.loads(self.credentials.read_bytes())
+            content = self._admin_file()
             return keys.Credentials(content["access_key_id"], content["secret_access_key"])
 
         return keys.KmsClient(
@@ -119,7 +126,7 @@ class StackPool:
         """Make the pool's key under its first policy, the wrapped keys and the measured configuration."""
         kms = self.kms()
         data_key_id = await kms.create_key(
-            _data_key_policy(None), description="Fields that applications encrypt"
+            _data_key_policy(self.admin), description="Fields that applications encrypt"
         )
         grant = keys.KeyGrant(data_key_id, DATA_CONTEXT)
         material = await birth.create_pool(
@@ -138,14 +145,14 @@ class StackPool:
                 "crm": keys.Caller(self.caller("crm").public_bytes, (PURPOSE,), self.policies, (grant,)),
             },
             kms_settings=keys.KmsSettings(endpoint=self.endpoint, region=REGION, ca=self.ca.read_text()),
-            admin=ADMIN,
+            admin=self.admin,
         )
         self.configuration_path.write_bytes(material.configuration.to_json())
         record = PoolRecord(material.key_id, data_key_id, self.policies, self.endpoint)
         self._remember(record)
         return record
 
-    def build(self, progress: Callable[[str, float], None]) -> image.BuiltImage:
+    def build(self, progress: Callable[[str, int, int], None]) -> image.BuiltImage:
         """Build the image around the measured configuration."""
         return image.build_enclave_image(
             output=self.eif, configuration=self.configuration_path.read_bytes(), progress=progress
@@ -155,13 +162,13 @@ class StackPool:
         """Write the last policies: `Decrypt` for an enclave with these PCRs; nobody can write another."""
         pcrs = {"PCR0": measurements.pcr0, "PCR1": measurements.pcr1, "PCR2": measurements.pcr2}
         kms = self.kms()
-        await birth.release(kms, record.key_id, pcrs, ADMIN)
-        await kms.put_key_policy(record.data_key_id, _data_key_policy(measurements.pcr0))
+        await birth.release(kms, record.key_id, pcrs, self.admin)
+        await kms.put_key_policy(record.data_key_id, _data_key_policy(self.admin, measurements.pcr0))
         self._remember(
             PoolRecord(record.key_id, record.data_key_id, record.policies, record.endpoint, measurements.pcr0)
         )
 
-    async def open_or_build(self, progress: Callable[[str, float], None]) -> image.BuiltImage:
+    async def open_or_build(self, progress: Callable[[str, int, int], None]) -> image.BuiltImage:
         """Return the image of the pool that is there, or of a new pool.
 
         A pool is used again while the same code and configuration still make the image that its key is
@@ -186,14 +193,14 @@ class StackPool:
         part.replace(self.state / "pool.json")
 
 
-def _data_key_policy(pcr0: str | None) -> str:
+def _data_key_policy(admin: str, pcr0: str | None = None) -> str:
     """Applications make data keys under this key; only the image decrypts, once it has a measurement."""
-    account = ADMIN.rpartition(":")[0]
+    account = admin.rpartition(":")[0]
     statements: list[dict[str, object]] = [
         {
             "Sid": "Applications",
             "Effect": "Allow",
-            "Principal": {"AWS": ADMIN},
+            "Principal": {"AWS": admin},
             "Action": ["kms:DescribeKey", "kms:GenerateDataKey", "kms:GetKeyPolicy", "kms:PutKeyPolicy"],
             "Resource": "*",
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -213,9 +214,14 @@ class Stack:
     def stop(self, *names: str) -> None:
         """Stop the named parts, or all, the last started first."""
         chosen = [p for p in reversed(self._known.processes) if not names or p.name in names]
-        for process in chosen:
-            process.stop()
-            self._known.processes.remove(process)
+        # Gateways drain while their enclaves still answer, enclaves end while the key service is there.
+        for role in ("gateway", "manager", "kms"):
+            group = [process for process in chosen if process.role == role]
+            for process in group:
+                process.signal(signal.SIGTERM)
+            for process in group:
+                process.stop()
+                self._known.processes.remove(process)
         if self._known.processes:
             self._save()
         else:
