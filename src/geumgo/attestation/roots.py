@@ -70,8 +70,8 @@ class TrustRoots:
         Raises:
             RootsInvalid: no certificate, too many, or not PEM.
         """
-        data = pem.encode() if isinstance(pem, str) else pem
         try:
+            data = pem.encode() if isinstance(pem, str) else pem
             if len(data) > _MAX_PEM:
                 raise ValueError
             certificates = x509.load_pem_x509_certificates(data)
