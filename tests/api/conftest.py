@@ -13,6 +13,19 @@ import pytest
 
 from geumgo.api import ApiError, ApiSettings, Attested, Call, HttpServer
 
+BOTH_LOOPS = ("test_http_connection", "test_http_server")
+"""Modules whose tests run on asyncio's own loop and on uvloop: what they test is the transport's edge."""
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if item.path.stem in BOTH_LOOPS:
+        uvloop = pytest.importorskip("uvloop")
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
 
 @dataclass
 class ScriptedBackend:

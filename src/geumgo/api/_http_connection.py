@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection: httptools parses, this bounds sizes and times and keeps the order.
 
 Two things go on at once: reading (idle, head, body) and answering (one request at a time; pipelined ones wait).
-Whatever is late is found by the server's sweep, which calls :meth:`HttpConnection.expire`; a timer for each
-request would cost more than the parser.
+Each has its own time. What is late is found by the server's sweep, which calls :meth:`HttpConnection.expire`;
+a timer for each request would cost more than the parser.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ DRAIN_IDLE = 0.5
 _UPGRADE = (b"connection", b"upgrade", b"http2-settings")
 
 
+NEVER = float("inf")
+
+
 class _Phase(enum.Enum):
     IDLE = 0
     HEAD = 1
@@ -73,7 +76,8 @@ class HttpConnection(asyncio.Protocol):
         self._paused_reading = False
         self._paused_writing = False
         self._closing = False
-        self.deadline = time.monotonic() + self._settings.head_timeout
+        self._read_by = time.monotonic() + self._settings.head_timeout
+        self._done_by = NEVER
 
     # What the transport calls.
 
@@ -118,7 +122,9 @@ class HttpConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused_writing = False
-        self._next()
+        if not self._closing:
+            self._done_by = NEVER
+            self._next()
 
     # What the parser calls, from inside data_received.
 
@@ -127,8 +133,7 @@ class HttpConnection(asyncio.Protocol):
         self._request = Request(time.monotonic())
         self._refusal = None
         self._head_size = self._head_fields = self._size = self._fed = 0
-        if self._task is None:
-            self.deadline = self._request.started + self._settings.head_timeout
+        self._read_by = self._request.started + self._settings.head_timeout
 
     def on_url(self, url: bytes) -> None:
         assert self._request is not None
@@ -171,8 +176,8 @@ class HttpConnection(asyncio.Protocol):
                 self._refuse_now(refusal)
             else:
                 self._refusal = refusal
-        if (length or chunked) and self._task is None:
-            self.deadline = time.monotonic() + self._settings.body_grace
+        if length or chunked:
+            self._read_by = time.monotonic() + self._settings.body_grace
         expects = b"expect" in request.headers and self._phase is _Phase.BODY and self._refusal is None
         if expects and self._task is None and not self._waiting:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -191,8 +196,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse_now(ApiError("The server holds as many bytes of bodies as it may", code="busy"))
         else:
             self._chunks.append(body)
-            if self._task is None:
-                self.deadline += size / self._settings.min_rate
+            self._read_by += size / self._settings.min_rate
 
     def on_message_complete(self) -> None:
         request = self._request
@@ -205,6 +209,7 @@ class HttpConnection(asyncio.Protocol):
         self._request = None
         self._size = self._fed = 0
         self._phase = _Phase.IDLE
+        self._read_by = NEVER
         if not request.keep_alive:
             self._phase = _Phase.DEAF
         self._enqueue(request, None if self._refusal is None else problem_response(self._refusal))
@@ -219,6 +224,7 @@ class HttpConnection(asyncio.Protocol):
             self._next()
         elif not self._paused_reading and not self._transport.is_closing():
             self._paused_reading = True
+            self._read_by = NEVER
             self._transport.pause_reading()
 
     def _next(self) -> None:
@@ -226,13 +232,15 @@ class HttpConnection(asyncio.Protocol):
         while self._waiting and self._task is None and not self._paused_writing and not self._closing:
             request, response = self._waiting.popleft()
             if response is None:
-                self.deadline = request.deadline + HANDLER_GRACE
+                self._done_by = request.deadline + HANDLER_GRACE
                 self._current = request
                 self._task = asyncio.get_running_loop().create_task(self._answer(request))
             else:
                 self._write(request, response)
         if self._paused_reading and not self._waiting and not self._closing:
             self._paused_reading = False
+            if self._phase in (_Phase.HEAD, _Phase.BODY):  # part of the next one came with the last
+                self._read_by = time.monotonic() + self._settings.head_timeout
             self._transport.resume_reading()
 
     async def _answer(self, request: Request) -> None:
@@ -258,34 +266,36 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(response.encode(request, self._server.date, close=close))
         self._server.answered(request, response)
         now = time.monotonic()
+        self._done_by = now + self._settings.write_timeout if self._paused_writing else NEVER
         if close:
             self._finish(now)
-        elif self._paused_writing:
-            self.deadline = now + self._settings.write_timeout
         elif self._phase is _Phase.IDLE:
-            self.deadline = now + self._settings.keep_alive
-        else:
-            self.deadline = now + self._settings.head_timeout
+            self._read_by = now + self._settings.keep_alive
 
     # Ends.
 
+    def late(self, now: float) -> bool:
+        """Return whether the client or the backend has let its time pass."""
+        return self._done_by < now or self._read_by < now
+
     def expire(self, now: float) -> None:
-        """Do what is due when :attr:`deadline` has passed."""
-        if self._closing or self._paused_writing:
-            self._transport.abort()
-        elif self._task is not None:
-            self.deadline = now + HANDLER_GRACE
-            self._cancel()
+        """Do what is due when :meth:`late`."""
+        if self._done_by < now:
+            if self._closing or self._paused_writing:
+                self._transport.abort()
+            else:
+                self._done_by = now + HANDLER_GRACE
+                self._cancel()
         elif self._phase is _Phase.IDLE:
             self._transport.close()
-        else:
+        elif self._phase is not _Phase.DEAF:
             late = ApiError("The request did not arrive in time", code="deadline_exceeded", status=408)
             self._refuse_now(late)
 
     def drain(self) -> None:
         """Close soon where nothing is going on; whatever is answered from now on says that it is the last."""
         if self.idle:
-            self.deadline = min(self.deadline, time.monotonic() + DRAIN_IDLE)
+            self._read_by = min(self._read_by, time.monotonic() + DRAIN_IDLE)
 
     def abort(self) -> asyncio.Task[None] | None:
         """Close at once; return the answer that is being made, which is cancelled."""
@@ -329,6 +339,7 @@ class HttpConnection(asyncio.Protocol):
         self._chunks = []
         self._server.release(request)
         self._phase = _Phase.DEAF
+        self._read_by = NEVER
         self._request = None
         request.keep_alive = False
         self._waiting.append((request, problem_response(error)))
@@ -352,7 +363,7 @@ class HttpConnection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         unread = self._transport.get_write_buffer_size() > 0
-        self.deadline = now + (self._settings.write_timeout if unread else self._settings.linger)
+        self._done_by = now + (self._settings.write_timeout if unread else self._settings.linger)
         if self._phase is _Phase.DEAF:
             self._transport.write_eof()
         else:

@@ -184,7 +184,7 @@ class HttpServer:
             await asyncio.sleep(SWEEP_SECONDS)
             self.date = http_date()
             now = time.monotonic()
-            for connection in [c for c in self._connections if c.deadline < now]:
+            for connection in [c for c in self._connections if c.late(now)]:
                 connection.expire(now)
 
     # What connections call.
