@@ -76,7 +76,7 @@ def distribution_wheel() -> Path | None:
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         return None
     print("bootstrap: fetching pip from the distribution (python3-pip-whl)", flush=True)
-    for folder in ("state/lists/partial", "cache/archives/partial"):
+    for folder in ("state/lists/partial", "cache/archives/partial", "tmp"):
         (WORK / folder).mkdir(parents=True, exist_ok=True)
     options = [
         f"Dir::State={WORK}/state",
@@ -112,7 +112,8 @@ def with_certificates(pip: list[str], wheel: Path) -> list[str]:
 
 def run(command: list[str], cwd: Path = ROOT) -> int:
     """Run `command`, its output shown, and return its exit status."""
-    return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, check=False).returncode
+    environment = {**os.environ, "TMPDIR": str(WORK / "tmp")} if command[0] == "apt-get" else None
+    return subprocess.run(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
 
 
 def fail(what: str, fix: str) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ import typer
 from geumgo.cli import _output
 from geumgo.cli._birth import bring_up
 from geumgo.client.policy import compile_policy
-from geumgo.testing.stack import Stack, StackSettings, default_state
+from geumgo.testing.stack import Stack, StackError, StackSettings, default_state
 
 __all__ = ("State", "down", "logs", "ps", "runtime_folder", "up")
 
@@ -24,11 +26,28 @@ State = Annotated[
 
 
 def runtime_folder(name: str) -> Path:
-    """Return a short folder of this user for sockets."""
+    """Return a short folder of this user for sockets.
+
+    Raises:
+        StackError: somebody else made the folder, or it can't be made.
+    """
     home = os.environ.get("XDG_RUNTIME_DIR")
-    if home and Path(home).is_dir():
+    if home and os.access(home, os.W_OK):
         return Path(home) / "geumgo" / name
-    return Path(f"/tmp/geumgo-{os.getuid()}") / name
+    shared = Path(tempfile.gettempdir()) / f"geumgo-{os.getuid()}"
+    try:
+        shared.mkdir(mode=0o700, exist_ok=True)
+        found = shared.lstat()
+    except OSError as error:
+        raise StackError(
+            f"{shared} can't be made: {error.strerror}", fix="Set XDG_RUNTIME_DIR to a folder of yours."
+        ) from None
+    if found.st_uid != os.getuid() or found.st_mode & 0o077 or not stat.S_ISDIR(found.st_mode):
+        # In a folder that everyone may write to, somebody could have put his own there first.
+        raise StackError(
+            f"{shared} is not a private folder of this user", fix="Remove it, or set XDG_RUNTIME_DIR."
+        )
+    return shared / name
 
 
 def up(

@@ -98,13 +98,13 @@ def _download(lock: Lock, packages: Sequence[Locked], cache: Cache, environment:
 
 
 def _apt(folder: Path, configuration: str, architecture: str, wanted: Sequence[str]) -> list[Path]:
-    for name in ("state/lists/partial", "cache/archives/partial", "log", "packages"):
+    for name in ("state/lists/partial", "cache/archives/partial", "log", "packages", "tmp"):
         (folder / name).mkdir(parents=True)
     (folder / "status").touch()
     text = configuration.format(folder=folder.absolute(), architecture=architecture)
     (folder / "apt.conf").write_text(text, encoding="utf-8")
     apt = ["apt-get", "-qq", "-c", str(folder / "apt.conf")]
-    plain = {"LC_ALL": "C"}
+    plain = {"LC_ALL": "C", "TMPDIR": str((folder / "tmp").absolute())}  # /tmp may not be ours to write
     run([*apt, "update"], environment=plain, error=Unavailable)
     run([*apt, "download", *wanted], cwd=folder / "packages", environment=plain, error=Unavailable)
     return sorted((folder / "packages").glob("*.deb"))

@@ -236,8 +236,11 @@ class Stack:
         return root
 
     def _start(self, name: str, role: str, module: str, arguments: list[str]) -> Process:
-        self.settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.settings.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.settings.state, self.settings.runtime):
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise StackError(f"{folder} can't be made: {error.strerror}") from None
         log = self.settings.state / "logs" / f"{name}.log"
         process, _ = start(name, role, module, arguments, log=log, environment={})
         self._known.processes.append(process)
