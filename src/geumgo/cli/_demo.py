@@ -129,15 +129,11 @@ class Demo:
         _output.pairs({"PCR0": pcrs.pcr0, "PCR1": pcrs.pcr1, "PCR2": pcrs.pcr2})
         await self.stack.pool.release(record, pcrs)
         size = built.path.stat().st_size / 1e6
-        notes = [
-            f"{size:.1f} MB",
-            "bootable" if built.bootable else "not bootable, so for `process` only",
-        ]
-        if built.this_machine_only:
-            notes.append("PCRs hold on this machine only")
+        notes = dict(zip(("note", "note also"), built.notes, strict=False))
         _output.pairs(
             {
-                "image": f"{built.path} ({', '.join(notes)})",
+                "image": f"{built.path}, {size:.1f} MB",
+                **notes,
                 "key policy": "Decrypt for an enclave with these PCRs; nobody can write another",
             }
         )

@@ -91,7 +91,7 @@ def up(
     if json:
         _output.print_json(shown)
         return
-    _output.pairs(shown, title="The stack is up")
+    _output.pairs({**shown, "notes": "; ".join(built.notes)}, title="The stack is up")
     _output.out.print("\nNext: geumgo call deidentify --policy P --in F --out G · geumgo ps · geumgo down")
 
 
