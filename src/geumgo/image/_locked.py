@@ -13,6 +13,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from geumgo.image import _debian, _prune, _wheels
@@ -50,10 +51,12 @@ def locked_base(lock: Lock, store: Cache, environment: Mapping[str, str], progre
     archive = store.built(key)
     if archive is not None:
         return Base(load(archive), key, interpreter, home)
-    progress("fetching the locked packages of Debian", 0, WHOLE)
-    packages = _debian.fetch_packages(lock, lock.packages, store, environment)
-    progress("fetching the locked wheels", 20, WHOLE)
-    wheels = _wheels.fetch_wheels(lock, lock.wheels, store, environment)
+    progress("fetching the locked packages and wheels", 0, WHOLE)
+    with ThreadPoolExecutor(max_workers=1) as other:  # apt and pip wait for different servers
+        fetched = other.submit(_wheels.fetch_wheels, lock, lock.wheels, store, environment)
+        packages = _debian.fetch_packages(lock, lock.packages, store, environment)
+        progress("fetching the locked wheels", 20, WHOLE)
+        wheels = fetched.result()
     progress("unpacking them", 30, WHOLE)
     nodes = locked_tree(
         [packages[package.name] for package in lock.packages],

@@ -7,9 +7,11 @@ ASCII hex, a name that ends in NUL, padding to 4 bytes, the data, padding to 4 b
 
 from __future__ import annotations
 
+import binascii
 import enum
 import os
 import stat
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ __all__ = (
 
 MAGIC = b"070701"
 HEADER_SIZE = 110
+_FIELDS = struct.Struct(">13I")
 TRAILER = "TRAILER!!!"
 BLOCK = 512
 """Archives are padded to this, as `cpio` does; Linux needs 4 when several follow each other."""
@@ -357,12 +360,10 @@ class _Headers:
         if offset + HEADER_SIZE > self._size or self._bytes(offset, 6) != MAGIC:
             return None
         head = self._bytes(offset, HEADER_SIZE)
-        digits = head[6:]
-        if not digits.isalnum():  # int() would take signs, blanks and underscores
-            raise CpioError(f"the header at {offset} has something else than hex digits")
         try:
-            values = [int(digits[at : at + 8], 16) for at in range(0, 104, 8)]
-        except ValueError:
+            # Strict, where int() would take signs, blanks, underscores and 0x.
+            values = _FIELDS.unpack(binascii.unhexlify(head[6:]))
+        except binascii.Error:
             raise CpioError(f"the header at {offset} has something else than hex digits") from None
         inode, mode, uid, gid, nlink, mtime, size, major, minor, _, _, name_size, _ = values
         if not 2 <= name_size <= MAX_NAME:
