@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
@@ -218,8 +218,9 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
                 return
             watch.operation = first.operation
             call = self._call(first, watch)
-            answers = self._backend.stream(call, self._messages(first, requests, watch))
-            async with contextlib.aclosing(answers):
+            messages = self._messages(first, requests, watch)
+            answers = self._backend.stream(call, messages)
+            async with contextlib.aclosing(messages), contextlib.aclosing(answers):
                 async for answer in answers:
                     watch.size_out += len(answer)
                     yield enclave_pb2.CallResponse(body=answer)
@@ -249,7 +250,7 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
 
     async def _messages(
         self, first: Any, requests: AsyncIterator[Any], watch: _Watch
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """Yield the bodies; each counts against the budget while the backend is busy with it."""
         request = first
         while True:
