@@ -26,7 +26,7 @@ __all__ = ("AUTHORITY_FILE", "ROOT_FILE", "AuthorityError", "NsmAuthority")
 AUTHORITY_FILE = "nsm-authority.pem"
 """The root's private key and certificate: one file, so that they can't be of two authorities."""
 
-ROOT_FILE = "nsm-root.pem"
+ROOT_FILE = "root.pem"
 """The root's certificate alone, which verifiers are given."""
 
 _MAX_FILE = 16 << 10  # bytes; the file has under 2 KiB
