@@ -141,7 +141,7 @@ _AREAS = frozenset(
         "064",
     }
 )
-_SERVICE = frozenset({"070", "080", "060", "030", "050"})
+_SERVICE = frozenset({"070", "080", "060", "030"})
 _REPRESENTATIVE = ("15", "16", "18")
 
 
@@ -152,10 +152,10 @@ def _phone_score(number: str) -> float:
         return 0.9 if length == 11 else (0.75 if length == 10 and number[2] != "0" else 0.0)
     if number.startswith("02"):
         return 0.75 if length in (9, 10) else 0.0
+    if number.startswith("050"):
+        return 0.75 if length in (11, 12) else 0.0
     if number[:3] in _AREAS or number[:3] in _SERVICE:
         return 0.75 if length in (10, 11) else 0.0
-    if number.startswith("050") and length in (11, 12):
-        return 0.75
     return 0.0
 
 
@@ -266,6 +266,8 @@ def _birthday(window: Window) -> Hit | None:
     """Year, month, day in any usual form: a birth date only with a word such as 생년월일 near by."""
     digits = window.digits
     lengths = window.lengths
+    if window.chained():
+        return None
     if lengths == (6,):
         year, month, day = 2000 + int(digits[:2]), int(digits[2:4]), int(digits[4:])
     elif lengths == (8,):
