@@ -14,6 +14,7 @@ from enum import Enum
 
 __all__ = ("EVENTS", "Event", "Field", "exception_name", "word")
 
+# Begins with a letter, so that no number that names a person is a word.
 _WORD = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
 _EXCEPTIONS = frozenset(
     name
@@ -62,7 +63,7 @@ def _admits(kind: Field, value: object) -> bool:
         case Field.WORD:
             return type(value) is str and _WORD.fullmatch(value) is not None
         case Field.EXCEPTION:
-            return value == "other" or value in _EXCEPTIONS
+            return type(value) is str and (value == "other" or value in _EXCEPTIONS)
 
 
 def word(text: str) -> str:
