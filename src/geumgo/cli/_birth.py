@@ -15,6 +15,7 @@ __all__ = ("bring_up", "building")
 
 async def bring_up(stack: Stack) -> image.BuiltImage:
     """Start everything: key service, pool, image, policy, enclaves, gateways; a pool that exists is used again."""
+    stack.refuse_if_running()
     try:
         with _output.progress("starting the key service"):
             await asyncio.to_thread(stack.start_kms)

@@ -145,9 +145,7 @@ def down(
     Example: geumgo down
     """
     stack = Stack.load(state or default_state())
-    names = [process.name for process in reversed(stack.processes)]
-    with _output.progress("stopping", total=len(names)) as bar:
-        for name in names:
-            stack.stop(name)
-            bar.advance(bar.task_ids[0])
-    _output.out.print(f"stopped {len(names)} processes")
+    count = len(stack.processes)
+    with _output.progress("stopping"):
+        stack.stop()
+    _output.out.print(f"stopped {count} processes")

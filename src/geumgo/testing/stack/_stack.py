@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -59,10 +60,10 @@ class StackSettings:
 
 @dataclass(slots=True)
 class _Remembered:
+    runtime: str
+    backend: str
     processes: list[Process] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
-    runtime: str = ""
-    backend: str = ""
 
 
 class Stack:
@@ -78,6 +79,8 @@ class Stack:
         self._policies = policies
         self._file = settings.state / "stack.json"
         self._known = _Remembered(runtime=str(settings.runtime), backend=settings.backend)
+        with contextlib.suppress(OSError, ValueError):
+            self._known.ports = dict(json.loads((settings.state / "ports.json").read_text()))
 
     @classmethod
     def load(cls, state: Path) -> Stack:
@@ -90,7 +93,6 @@ class Stack:
             content = json.loads((state / "stack.json").read_text())
             stack = cls(StackSettings(state, Path(content["runtime"]), backend=content["backend"]))
             stack._known.processes = [Process(**entry) for entry in content["processes"]]
-            stack._known.ports = dict(content["ports"])
         except FileNotFoundError:
             raise StackError(f"no stack was started under {state}", fix="Start one: geumgo up") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -122,6 +124,9 @@ class Stack:
         if name not in self._known.ports:
             with _reserved() as number:
                 self._known.ports[name] = number
+            # Kept between runs: the key service's address is measured, so another port is another pool.
+            self.settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.settings.state / "ports.json").write_text(json.dumps(self._known.ports))
         return self._known.ports[name]
 
     def process(self, name: str) -> Process:
@@ -131,6 +136,17 @@ class Stack:
                 return process
         names = ", ".join(process.name for process in self._known.processes)
         raise StackError(f"the stack has no part called {name}", fix=f"Its parts: {names}")
+
+    def refuse_if_running(self) -> None:
+        """Raise a StackError if a stack with this state folder runs already."""
+        if not self._file.exists():
+            return
+        alive = [process.name for process in Stack.load(self.settings.state).processes if process.alive]
+        if alive:
+            raise StackError(
+                f"a stack runs already under {self.settings.state}: {', '.join(alive)}",
+                fix="Stop it first: geumgo down",
+            )
 
     def start_kms(self) -> Process:
         """Start the KMS emulator."""
