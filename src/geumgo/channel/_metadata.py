@@ -86,7 +86,7 @@ def _encode(kind: str, metadata: Metadata) -> bytes:
         name = kind.encode()
         legal = all(type(key) is str and _is_value(value) for key, value in metadata.items())
         packed = cbor.dumps(dict(metadata)) if metadata and legal else b""
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, cbor.CborError):
         raise UsageError("kind or metadata hold text that is not Unicode") from None
     if not legal or not name:
         raise UsageError(

@@ -83,7 +83,8 @@ class Settings:
         stream_window: bytes that the peer may send on one stream beyond what was read.
         connection_window: the same for all its streams together.
         max_held: bytes of messages longer than a frame that are being put together or wait to be read,
-            for the whole connection; beyond, streams are reset with `busy`.
+            with `FRAME_COST` for each frame, for the whole connection; beyond, streams are reset with
+            `busy`. At least twice `max_message`, so that one message always fits.
         handshake_timeout: seconds until the peer's HELLO must be here.
         close_timeout: seconds that closing waits until what was written has left.
 
@@ -101,15 +102,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not (
-            1 <= self.max_message <= self.max_held <= MAX_WINDOW << 1
-            and self.max_message <= MAX_WINDOW
+            1 <= self.max_message <= MAX_WINDOW
+            and self.max_held >= 2 * self.max_message
             and 0 <= self.max_streams <= 1 << 20
             and MIN_WINDOW <= self.stream_window <= self.connection_window <= MAX_WINDOW
         ):
             raise UsageError(
                 "a channel setting is out of range",
                 fix=f"Windows: {MIN_WINDOW} to {MAX_WINDOW}, the stream's at most the connection's; "
-                "max_message at most max_held.",
+                "max_message at most half of max_held.",
             )
 
 
