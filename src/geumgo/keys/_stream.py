@@ -59,7 +59,7 @@ async def tcp_dial(host: str, port: int) -> ByteStream:
     """
     try:
         reader, writer = await asyncio.open_connection(host, port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise KmsError(
             f"no connection to the key service at {host}:{port} ({type(error).__name__})",
             fix="Check that it runs and that its address is the one in the measured configuration.",

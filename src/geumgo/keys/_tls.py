@@ -32,13 +32,20 @@ def client_context(ca_pem: str | None) -> ssl.SSLContext:
 
 
 class TlsStream:
-    """The client's side of one TLS connection."""
+    """The client's side of one TLS connection.
+
+    Raises:
+        KmsError: ``invalid_kms_request``: `host` is no name that a certificate could have.
+    """
 
     def __init__(self, stream: ByteStream, context: ssl.SSLContext, host: str) -> None:
         self._stream = stream
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        try:
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        except ValueError:
+            raise KmsError("the key service's host name is not a name", code="invalid_kms_request") from None
 
     async def handshake(self) -> None:
         """Shake hands and check the server's certificate and name.

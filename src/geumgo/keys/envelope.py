@@ -172,7 +172,7 @@ def _header_bytes(key_id: str, wrapped: bytes, context: Mapping[str, str]) -> by
         raise EnvelopeError("a wrapped data key is over the limit or empty")
     try:
         header = cbor.dumps({"key_id": key_id, "wrapped": wrapped, "context": dict(context)})
-    except UnicodeEncodeError:
+    except cbor.CborError:
         raise EnvelopeError("a key id or encryption context is not Unicode text") from None
     if len(header) > 0xFFFF:
         raise EnvelopeError("a key id and encryption context are over the limit together")

@@ -96,7 +96,12 @@ class KmsClient:
         Raises:
             KmsError: see its codes.
         """
-        body = msgspec.json.encode(payload)
+        try:
+            body = msgspec.json.encode(payload)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise KmsError(
+                f"a call's payload is not JSON ({type(error).__name__})", code="invalid_kms_request"
+            ) from None
         if len(body) > MAX_REQUEST:
             raise KmsError(f"a call of {len(body)} bytes is over the limit", code="invalid_kms_request")
         try:

@@ -246,9 +246,7 @@ def audit(
 
 def _convert(value: Mapping[str, Any], kind: type[_T], place: str) -> _T:
     try:
-        return msgspec.convert(
-            msgspec.to_builtins(value, builtin_types=(bytes,)), kind, builtin_types=(bytes,)
-        )
+        return msgspec.convert(msgspec.to_builtins(value), kind)  # bytes pass through as base64
     except (msgspec.ValidationError, TypeError) as error:
         raise PoolError(f"{place} of the pool: {str(error)[:200]}") from None
 
