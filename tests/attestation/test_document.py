@@ -358,6 +358,17 @@ def flippable(platform: Any) -> tuple[bytes, TrustRoots, int]:
     return document, platform.trusted(document), at
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_certificate_whose_number_is_not_positive_is_malformed(
+    damaged_certificates: Callable[[int, int, int], bytes], flippable: tuple[bytes, TrustRoots, int]
+) -> None:
+    # Byte 15 is the first of the serial number; its highest bit is the sign. cryptography only warns.
+    fields = cbor2.loads(cbor2.loads(flippable[0])[2])
+    assert fields["certificate"][13] == 2  # INTEGER
+    with pytest.raises(MalformedEvidence):
+        verify_document(damaged_certificates(4, 15, 0x80), flippable[1], now_ms=flippable[2])
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 4), st.data())
 def test_damaged_certificates_give_errors_of_ours_only(

@@ -34,6 +34,7 @@ __all__ = ("VerifiedChain", "verify_chain")
 
 _UNDERSTOOD = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
 _PARSE_ERRORS = (
+    Warning,  # cryptography warns of malformed numbers; where warnings are errors, they are this one too
     ValueError,
     TypeError,
     OverflowError,
@@ -172,6 +173,8 @@ def _p384(leaf: _Certificate) -> ec.EllipticCurvePublicKey:
 def _read(der: bytes, name: str) -> _Certificate:
     try:
         parsed = x509.load_der_x509_certificate(der)
+        if parsed.serial_number <= 0:
+            raise ValueError  # RFC 5280 §4.1.2.2
         extensions = {extension.oid: extension for extension in parsed.extensions}
         constraints: Any = extensions.get(ExtensionOID.BASIC_CONSTRAINTS)
         usage: Any = extensions.get(ExtensionOID.KEY_USAGE)

@@ -75,7 +75,7 @@ class TrustRoots:
             if len(data) > _MAX_PEM:
                 raise ValueError
             certificates = x509.load_pem_x509_certificates(data)
-        except ValueError:
+        except (ValueError, Warning):  # warnings of malformed numbers, where warnings are errors
             raise RootsInvalid(
                 "the trust roots are not PEM certificates",
                 fix="Give the issuer's root certificate, a text that begins with -----BEGIN CERTIFICATE-----.",
