@@ -8,6 +8,7 @@ transports don't know AF_VSOCK).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections import deque
@@ -376,7 +377,8 @@ class Connection:
                         await future
                     except asyncio.CancelledError:
                         if future.cancelled():
-                            self._waiting.remove(future)
+                            with contextlib.suppress(ValueError):  # passed over meanwhile
+                                self._waiting.remove(future)
                         else:
                             self._admitted -= 1
                             self._admit()  # a turn that wasn't used is the next one's
