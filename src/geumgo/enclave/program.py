@@ -302,15 +302,23 @@ async def _serve(names: Sequence[str]) -> None:
     if program.debug and isinstance(configuration, GeumgoError):
         print(configuration.diagnostics(), file=sys.stderr, flush=True)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, program.stop)
-    port = int(os.environ.get("GEUMGO_ENCLAVE_PORT", ENCLAVE_PORT))
-    await program.run(await provider().listen(port))
+    await program.run(await provider().listen(_port(os.environ.get("GEUMGO_ENCLAVE_PORT"))))
+
+
+def _port(text: str | None) -> int:
+    if text is None:
+        return ENCLAVE_PORT
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 1 << 32:
+        raise ConfigurationError("GEUMGO_ENCLAVE_PORT of the image's environment is no vsock port")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; `--schemas` prints what the operations take and give instead.
 
     Args:
-        arguments: `module:app` names; the built-in operations where there are none.
+        arguments: `module:app` names; those of `GEUMGO_APP` in the image's environment where there are none,
+            and the built-in operations where that is empty too.
 
     Returns:
         The exit status: 0 after a graceful end, 1 after a failure at start.
@@ -319,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if names[:1] == ["--schemas"]:
         return _print_schemas(names[1:])
     try:
-        asyncio.run(_serve(names))
+        asyncio.run(_serve(names or os.environ.get("GEUMGO_APP", "").split()))
     except GeumgoError as error:
         # Before anything was served: this is about the image and the launcher.
         print(error.diagnostics(), file=sys.stderr)
