@@ -61,7 +61,12 @@ def test_known_numbers():
 
 @pytest.mark.parametrize(
     ("name", "is_valid", "size"),
-    [("rrn", rrn_is_valid, 12), ("rrn", frn_is_valid, 12), ("brn", brn_is_valid, 9), ("crn", crn_is_valid, 12)],
+    [
+        ("rrn", rrn_is_valid, 12),
+        ("rrn", frn_is_valid, 12),
+        ("brn", brn_is_valid, 9),
+        ("crn", crn_is_valid, 12),
+    ],
 )
 def test_exactly_one_check_digit_is_valid(check, name, is_valid, size):
     @given(exactly(size))

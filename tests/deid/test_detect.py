@@ -95,7 +95,9 @@ CONTEXT = [
     pytest.param("BRN", "사업자번호 1208147521", "1208147521", id="business without dashes"),
     pytest.param("PHONE", "전화 0212345678", "0212345678", id="Seoul without separators"),
     pytest.param("PHONE", "15881234로 전화", "15881234", id="representative without a dash, word behind"),
-    pytest.param("CARD", "카드번호 4111-1111-1111-1112", "4111-1111-1111-1112", id="card with a failed check"),
+    pytest.param(
+        "CARD", "카드번호 4111-1111-1111-1112", "4111-1111-1111-1112", id="card with a failed check"
+    ),
     pytest.param("DRIVER_LICENCE", "운전면허 119512345678", "119512345678", id="licence without dashes"),
     pytest.param("HEALTH_INSURANCE", "건강보험증 번호 12345678901", "12345678901", id="health insurance"),
     pytest.param("BIRTH_DATE", "생년월일 1990-01-01", "1990-01-01", id="birth date"),
@@ -193,7 +195,10 @@ def test_ties_are_resolved_by_length_then_by_entity():
 
 
 spans = st.tuples(
-    st.sampled_from(sorted(ENTITIES)), st.integers(0, 60), st.integers(1, 20), st.sampled_from([0.5, 0.7, 0.9])
+    st.sampled_from(sorted(ENTITIES)),
+    st.integers(0, 60),
+    st.integers(1, 20),
+    st.sampled_from([0.5, 0.7, 0.9]),
 ).map(lambda x: Finding(x[0], x[1], x[1] + x[2], x[3]))
 
 
@@ -213,7 +218,9 @@ def test_resolution_is_deterministic_disjoint_and_complete(findings, shuffle):
 
 
 @settings(max_examples=200)
-@given(st.text(alphabet=st.sampled_from("0123456789０１-. ()+@가나다라로서울시구ABMx:*\n\u200b"), max_size=80))
+@given(
+    st.text(alphabet=st.sampled_from("0123456789０１-. ()+@가나다라로서울시구ABMx:*\n\u200b"), max_size=80)
+)
 def test_any_text_gives_sound_findings(text):
     findings = detect(text, min_score=0.01)
     for f in findings:

@@ -116,7 +116,11 @@ def test_agrees_with_the_text_of_the_standard(shape, key, tweak, data):
     u, _ = ff1.halves(length)
 
     def num(xs: list[int]) -> int:
-        return int.from_bytes(bytes(xs), "big") if radix == 256 else sum(x * radix**i for i, x in enumerate(xs[::-1]))
+        return (
+            int.from_bytes(bytes(xs), "big")
+            if radix == 256
+            else sum(x * radix**i for i, x in enumerate(xs[::-1]))
+        )
 
     a, b = num(numerals[:u]), num(numerals[u:])
     expected = slow_ff1(key, radix, tweak, numerals)
@@ -128,14 +132,16 @@ def test_agrees_with_the_text_of_the_standard(shape, key, tweak, data):
 @settings(max_examples=60, deadline=None)
 @given(
     length=st.integers(2, 40),
-    values=st.lists(st.tuples(st.binary(min_size=8, max_size=8), st.integers(0), st.integers(0)), max_size=20),
+    values=st.lists(
+        st.tuples(st.binary(min_size=8, max_size=8), st.integers(0), st.integers(0)), max_size=20
+    ),
 )
 def test_many_at_once_is_one_by_one(length, values):
     ff1 = Ff1(bytes(32), 10)
     u, v = ff1.halves(length)
     items = [(t, a % 10**u, b % 10**v) for t, a, b in values]
     one_by_one = [ff1.encrypt(length, *item) for item in items]
-    tweaks, a, b = ([list(x) for x in zip(*items, strict=True)] if items else [[], [], []])
+    tweaks, a, b = [list(x) for x in zip(*items, strict=True)] if items else [[], [], []]
     assert list(zip(*ff1.encrypt_many(length, tweaks, a, b), strict=True)) == one_by_one
 
 
