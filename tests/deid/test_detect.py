@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -206,7 +207,7 @@ spans = st.tuples(
 def test_resolution_is_deterministic_disjoint_and_complete(findings, shuffle):
     resolved = resolve(list(findings))
     assert [f.start for f in resolved] == sorted(f.start for f in resolved)
-    assert all(a.end <= b.start for a, b in zip(resolved, resolved[1:], strict=False))
+    assert all(a.end <= b.start for a, b in itertools.pairwise(resolved))
     covered = {i for f in findings for i in range(f.start, f.end)}
     assert {i for f in resolved for i in range(f.start, f.end)} == covered
     again = list(findings)
@@ -227,7 +228,7 @@ def test_any_text_gives_sound_findings(text):
         assert f.entity in ENTITIES
         assert 0 <= f.start < f.end <= len(text)
         assert 0 < f.score <= 1
-    assert all(a.end <= b.start for a, b in zip(findings, findings[1:], strict=False))
+    assert all(a.end <= b.start for a, b in itertools.pairwise(findings))
 
 
 @settings(max_examples=100)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geumgo._base import GeumgoError
 from geumgo.codec import cbor
 from geumgo.deid import ENTITIES, TECHNIQUES, CompiledPolicy, PolicyError, Text
 from geumgo.deid._limits import MAX_FIELDS, MAX_POLICY_BYTES
@@ -333,11 +332,9 @@ BYTES = CompiledPolicy.from_map(everything()).to_bytes()
 def only_our_errors(data: bytes) -> None:
     try:
         policy = CompiledPolicy.from_bytes(data)
-    except GeumgoError as error:
-        assert isinstance(error, PolicyError)
-        assert error.diagnostics()
-    else:
-        assert policy.to_bytes() == data
+    except PolicyError:
+        return
+    assert policy.to_bytes() == data
 
 
 @settings(max_examples=400, deadline=None)
