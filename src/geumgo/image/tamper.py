@@ -35,7 +35,7 @@ def replace_byte(
 
     Raises:
         ImageError: the image is signed (its signature would not hold), the application's first ramdisk has
-            no such file, or the byte is the same.
+            no such file or byte, or the byte is that already.
     """
     eif = read_eif(image)
     if eif.signature is not None:
@@ -46,6 +46,8 @@ def replace_byte(
         raise ImageError(f"the application ramdisk has no file {file!r}")
     if not 0 <= offset < entry.size:
         raise ImageError(f"{file!r} has {entry.size} bytes, no number {offset}")
+    if value is not None and not 0 <= value <= 255:
+        raise ImageError(f"a byte can't be {value}")
     old = bytes(ramdisk.read_at(entry.offset + offset, 1))
     new = _other(old) if value is None else bytes([value])
     if new == old:
