@@ -13,8 +13,8 @@ setup: ## Make .venv with what Geumgo needs to run
 setup-dev: ## Make .venv with what its tests need, too
 	@$(PYTHON) scripts/bootstrap.py dev
 
-demo: setup ## Run the main job on this machine (KEEP=1 leaves the stack running)
-	@$(BIN)/geumgo demo --output build/demo $(if $(KEEP),--keep)
+demo: setup ## Run the main job on this machine (KEEP=1, SANDBOX=landlock)
+	@$(BIN)/geumgo demo --output build/demo $(if $(SANDBOX),--sandbox $(SANDBOX)) $(if $(KEEP),--keep)
 
 test: lint typecheck unit system ## Everything that a change must pass
 

@@ -47,7 +47,10 @@ async def refused(client, operation, body, policy):
 
 async def test_not_for_a_caller_without_the_key(connect, data_key, encrypted_policy):
     value = keys.encrypt_field(data_key, b"010-1234-5678", CONTEXT)
-    assert await refused(connect("records"), "deidentify", table([["1", value]]), encrypted_policy.to_bytes()) == "forbidden"
+    assert (
+        await refused(connect("records"), "deidentify", table([["1", value]]), encrypted_policy.to_bytes())
+        == "forbidden"
+    )
     body = json.dumps({"values": [value]}).encode()
     assert await refused(connect("records"), "decrypt", body, encrypted_policy.to_bytes()) == "forbidden"
     assert await refused(connect("dpo"), "decrypt", body, encrypted_policy.to_bytes()) == "forbidden"
@@ -55,7 +58,9 @@ async def test_not_for_a_caller_without_the_key(connect, data_key, encrypted_pol
 
 async def test_not_under_a_policy_that_the_image_does_not_list(connect, data_key, policy):
     value = keys.encrypt_field(data_key, b"010-1234-5678", CONTEXT)
-    assert await refused(connect("crm"), "deidentify", table([["1", value]]), policy.to_bytes()) == "forbidden"
+    assert (
+        await refused(connect("crm"), "deidentify", table([["1", value]]), policy.to_bytes()) == "forbidden"
+    )
 
 
 async def test_not_under_another_context(connect, stack, encrypted_policy):

@@ -121,7 +121,7 @@ async def test_the_key_service_is_down(stack, connect, policy, customers, undist
     os.kill(program_pid(stack, "enclave-1"), signal.SIGKILL)
     async with asyncio.timeout(30):
         status = {}
-        while not (status.get("enclave_state") == "starting" and status.get("reason") in ("keys_unavailable", "unavailable")):
+        while (status.get("enclave_state"), status.get("reason")) != ("starting", "egress_unavailable"):
             status = await stack.enclave_status("enclave-1")
             await asyncio.sleep(0.05)
     alone = connect(address=f"unix:{stack.settings.runtime / 'enclave-1' / 'enclave.sock'}", start_wait=0.5)

@@ -70,7 +70,9 @@ async def test_a_caller_nobody_knows(connect, policy, customers):
         pytest.param("nothing", b"{}", b"", "unknown_operation", id="no such operation"),
         pytest.param("deidentify", b"{}", None, "invalid_request", id="not a table"),
         pytest.param("deidentify", b"\xff", None, "invalid_request", id="not JSON"),
-        pytest.param("deidentify", b'{"columns":["a"],"rows":[["1","2"]]}', None, "invalid_request", id="ragged"),
+        pytest.param(
+            "deidentify", b'{"columns":["a"],"rows":[["1","2"]]}', None, "invalid_request", id="ragged"
+        ),
         pytest.param("deidentify", b'{"columns":["a"],"rows":[]}', b"garbage", "bad_policy", id="no policy"),
         pytest.param("deidentify", b'{"columns":["a"],"rows":[]}', b"", "bad_policy", id="empty policy"),
     ],
