@@ -84,6 +84,9 @@ class _Pipe:
             except (BlockingIOError, InterruptedError):
                 self.loop.add_writer(self._sock.fileno(), self._flush)
                 return
+            except ConnectionError:
+                self.close(None)
+                return
             except OSError as error:
                 if error.errno not in (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM):
                     self.close(BrokerError(f"the broker's socket broke ({error.strerror})"))
@@ -104,6 +107,8 @@ class _Pipe:
             except BrokerError as error:
                 self.close(error)
                 return
+            except ConnectionError:  # the other side ended with packets of ours unread
+                got = None
             except OSError as error:
                 self.close(BrokerError(f"the broker's socket broke ({error.strerror})"))
                 return

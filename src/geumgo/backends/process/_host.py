@@ -71,9 +71,9 @@ class Host:
             failed = failure(error)
         finally:
             loop.remove_reader(self.child.pidfd)
+            _kill(self.child)
             await server.close()
             await broker.aclose()
-            _kill(self.child)
             if self._ending is not None:
                 self._ending.cancel()
         code, reason = await loop.run_in_executor(None, reap, self.child)
