@@ -111,22 +111,26 @@ async def test_garbage_on_a_connection_ends_that_connection_only(kit, start, see
     assert await kit.send(await enclave.connect(), "echo", b"x") == b"x"
 
 
-async def test_connections_beyond_the_limit_are_closed(kit, start):
-    enclave = await start(limits=Limits(connections=2))
-    connection = await enclave.connect()  # and the parent's
-    sock = enclave.listener.dial()
+async def test_an_idle_connection_makes_room_for_a_new_one(kit, start, configure):
+    app, entered, gate = gated(open=True)
+    enclave = await start(app, configure(operations=WAIT), limits=Limits(connections=3))
+    idle, used = await enclave.connect(), await enclave.connect()  # and the parent's
+    call = asyncio.create_task(kit.send(used, "wait", b"kept"))
+    await entered.wait()
+    newest = await enclave.connect()
+    await idle.wait_closed()
+    busy = asyncio.create_task(kit.send(newest, "wait", b"too"))
+    while (await kit.describe(used))["in_flight"] < 2:
+        await asyncio.sleep(0)
+    sock = enclave.listener.dial()  # nothing is idle now
     assert await asyncio.get_running_loop().sock_recv(sock, 1) == b""
     sock.close()
-    assert await kit.send(connection, "echo", b"x") == b"x"
-    await connection.aclose()
-    while len(enclave.program.server._tasks) > 1:
-        await asyncio.sleep(0)
-    assert await kit.send(await enclave.connect(), "echo", b"y") == b"y"
+    gate.set()
+    assert await asyncio.gather(call, busy) == [b"kept", b"too"]
+    assert enclave.program.server._control.connection is not None  # the manager's is never taken
 
 
 async def test_a_connection_that_says_nothing_is_given_up(start):
-    from geumgo.channel import Settings  # noqa: F401  (its handshake timeout is the channel's own limit)
-
     enclave = await start()
     left, right = socket.socketpair()
     right.close()
@@ -425,3 +429,15 @@ async def test_context_runs_large_work_elsewhere(kit, start, configure):
     connection = await enclave.connect()
     assert await kit.send(connection, "where", b"") == b"True"
     assert await kit.send(connection, "where", bytes(100_000)) == b"False"
+
+
+async def test_a_debug_enclave_says_what_went_wrong_on_its_console(kit, start, configure, authority, capfd):
+    from geumgo.testing.nsm import SoftwareNsm
+
+    operations = {"araise": {"open": True}}
+    zeros = SoftwareNsm(authority, {})  # as a debug enclave's registers are
+    enclave = await start(raising(), configure(operations=operations), transport=zeros)
+    assert enclave.program.debug
+    with pytest.raises(StreamReset):
+        await kit.send(await enclave.connect(), "araise", b"ValueError")
+    assert "Traceback" in capfd.readouterr().err

@@ -202,19 +202,19 @@ async def test_closed_log_ends_its_pump_when_empty():
 
 async def test_admission_bounds_requests_and_bytes():
     admission = Admission(2, 100)
-    first = admission.enter(60)
+    admission.enter(60)
     with pytest.raises(Refused):
         admission.enter(50)
-    second = admission.enter(40)
+    admission.enter(40)
     waiting = asyncio.create_task(admission.wait(10))
     await asyncio.sleep(0)
     with pytest.raises(Refused):
         admission.enter(0)
-    with first:
-        pass
-    third = await waiting
-    with second, third:
-        assert (admission.in_flight, admission.bytes) == (2, 50)
+    admission.leave(60)
+    await waiting
+    assert (admission.in_flight, admission.bytes) == (2, 50)
+    admission.leave(40)
+    admission.leave(10)
     assert (admission.in_flight, admission.bytes) == (0, 0)
     await admission.idle()
 
@@ -226,11 +226,15 @@ async def test_admission_survives_any_order_of_cancellation():
 
     async def one() -> None:
         nonlocal most
-        with await admission.wait(chance.randrange(1, 60)):
+        size = chance.randrange(1, 60)
+        await admission.wait(size)
+        try:
             most = max(most, admission.in_flight)
             assert admission.bytes <= 100
             for _ in range(chance.randrange(4)):
                 await asyncio.sleep(0)
+        finally:
+            admission.leave(size)
 
     tasks = []
     for _ in range(100):

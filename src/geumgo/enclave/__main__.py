@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from geumgo.enclave.program import main
 
-sys.exit(main())
+status = main()
+sys.stdout.flush()
+sys.stderr.flush()
+# At once: an operation that never returns holds a thread, and the interpreter would wait for it.
+os._exit(status)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from types import TracebackType
 
 from geumgo.enclave._errors import Refused
 
@@ -35,24 +34,27 @@ class Admission:
     def _fits(self, size: int) -> bool:
         return self.in_flight < self._requests and self.bytes + size <= self._size
 
-    def enter(self, size: int) -> Place:
-        """Admit a request of `size` bytes, at once or not at all.
+    def enter(self, size: int) -> None:
+        """Admit a request of `size` bytes, at once or not at all. Whoever enters must :meth:`leave`.
 
         Raises:
             Refused: `busy`.
         """
         if self._waiting or not self._fits(size):
             raise Refused("busy")
-        return self._admit(size)
+        self.in_flight += 1
+        self.bytes += size
 
-    async def wait(self, size: int) -> Place:
+    async def wait(self, size: int) -> None:
         """Admit a request of `size` bytes, in turn: for streams, whose sender is slowed down by this.
 
         Raises:
             Refused: `busy`: as many wait as may be worked on.
         """
         if not self._waiting and self._fits(size):
-            return self._admit(size)
+            self.in_flight += 1
+            self.bytes += size
+            return
         if len(self._waiting) >= self._requests:
             raise Refused("busy")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -67,15 +69,9 @@ class Admission:
                 self._waiting.remove(entry)
                 self._next()  # a smaller one behind it may fit now
             raise
-        return Place(self, size)
-
-    def _admit(self, size: int) -> Place:
-        self.in_flight += 1
-        self.bytes += size
-        return Place(self, size)
 
     def leave(self, size: int) -> None:
-        """Note that a request is done; used by :class:`Place`."""
+        """Note that an admitted request of `size` bytes is done."""
         self.in_flight -= 1
         self.bytes -= size
         self._next()
@@ -98,24 +94,3 @@ class Admission:
                 self.in_flight += 1
                 self.bytes += size
                 turn.set_result(None)
-
-
-class Place:
-    """One admitted request; leave it as a context manager."""
-
-    __slots__ = ("_admission", "_size")
-
-    def __init__(self, admission: Admission, size: int) -> None:
-        self._admission = admission
-        self._size = size
-
-    def __enter__(self) -> Place:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._admission.leave(self._size)

@@ -157,6 +157,8 @@ class Dispatcher:
     async def _call(self, operation: Operation, context: Context, body: bytes) -> bytes:
         if not operation.asynchronous:
             return await self._services.workers.run(_call_in_thread, operation, context, body)
+        if len(body) <= self._services.limits.inline_bytes:
+            return operation.encode(await operation.call(operation.decode(body), context))
         request = await context.run(operation.decode, body)
         response = await operation.call(request, context)
         return await context.run(operation.encode, response)
@@ -164,8 +166,7 @@ class Dispatcher:
 
 def _outside(error: GeumgoError) -> Refused:
     """Return what may be told outside the seal: a code of the wire and whether to repeat."""
-    known = error.code in CODES and error.retryable == CODES[error.code].retryable
-    return Refused(error.code if known else "operation_failed")
+    return Refused(error.code if error.code in CODES else "operation_failed")
 
 
 def _call_in_thread(operation: Operation, context: Context, body: bytes) -> bytes:

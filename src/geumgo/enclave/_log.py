@@ -30,6 +30,8 @@ class EventLog:
         self._dropped = 0
         self._waiting = asyncio.Event()
         self._closed = False
+        self.watch: Callable[[str, dict[str, object]], None] | None = None
+        """Sees code and fields of each event too, where it is set: the console of a debug enclave."""
 
     def emit(self, code: str, **fields: object) -> None:
         """Queue one event. Never blocks; must be called in the event loop's thread.
@@ -40,6 +42,8 @@ class EventLog:
         event = EVENTS.get(code)
         if event is None or not event.admits(fields):
             raise EnclaveError(f"event {code!r} does not fit the table of events")
+        if self.watch is not None:
+            self.watch(code, fields)
         if len(self._queue) >= self._capacity:
             self._dropped += 1
         else:

@@ -80,7 +80,7 @@ class Server:
         self._limits = limits
         self._settings = settings or Settings()
         self._slot = ControlSlot()
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, asyncio.Task[None]] = {}  # oldest first
         self._tasks: set[asyncio.Task[None]] = set()
         self._seal_statement: Statement | None = None
         self._admission = Admission(limits.in_flight, limits.in_flight_bytes)
@@ -112,11 +112,23 @@ class Server:
             self.take(sock)
 
     def take(self, sock: socket.socket) -> None:
-        """Serve one connection in the background."""
-        if len(self._tasks) >= self._limits.connections or self.stopping.is_set():
-            self._log.emit("connections_full", connections=len(self._tasks))
+        """Serve one connection in the background.
+
+        Where there are too many, one that is idle makes room, so that connections which do nothing can't
+        keep the manager out.
+        """
+        if self.stopping.is_set():
             sock.close()
             return
+        if len(self._tasks) >= self._limits.connections:
+            self._log.emit("connections_full", connections=len(self._tasks))
+            idle = next((c for c in self._connections if c.role is Role.CALL and not c.in_flight), None)
+            if idle is None:
+                sock.close()
+                return
+            task = self._connections.pop(idle)
+            self._tasks.discard(task)
+            task.cancel()
         task = asyncio.create_task(self._connection(sock))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -136,14 +148,16 @@ class Server:
             self._log.emit("channel_refused", reason=word(error.code))
             return
         peer.connection.set_result(connection)
-        self._connections.add(connection)
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[connection] = task
         try:
             if connection.role is Role.CONTROL:
                 await self._controlled(connection)
             else:
                 await connection.wait_closed()
         finally:
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
             await connection.aclose()
 
     async def _controlled(self, connection: Connection) -> None:
@@ -242,8 +256,12 @@ class Server:
         if dispatcher is None:
             raise Refused("unavailable")
         message = await self._first(stream)
-        with self._admission.enter(len(message)):
+        size = len(message)
+        self._admission.enter(size)
+        try:
             answer = await dispatcher.answer(name, message, sealed=sealed)
+        finally:
+            self._admission.leave(size)
         del message  # as large as the request; the answer may wait long for a slow reader
         if stream.ended:
             await stream.reply(answer)
@@ -259,8 +277,11 @@ class Server:
         """Answer the further messages of a stream in order, working on a few of them at a time."""
 
         async def work(request: bytes) -> bytes:
-            with await self._admission.wait(len(request)):
+            await self._admission.wait(len(request))
+            try:
                 return await dispatcher.answer(name, request, sealed=sealed)
+            finally:
+                self._admission.leave(len(request))
 
         async def write() -> None:
             try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from geumgo._base import GeumgoError
 from geumgo.enclave._errors import Refused
 from geumgo.enclave._events import exception_name, word
+from geumgo.enclave._once import OnceCache
 from geumgo.keys import PoolKeyPair, generate_recipient_key, public_key_der
 
 if TYPE_CHECKING:
@@ -93,13 +94,11 @@ class Recipient:
 
     def __init__(self, attester: Attester) -> None:
         self._attester = attester
-        self._making: asyncio.Task[RSAPrivateKey] | None = None
+        self._key: OnceCache[None, RSAPrivateKey] = OnceCache(1, None, 1, time.monotonic)
 
     async def __call__(self) -> tuple[bytes, RSAPrivateKey]:
         """Return a document that carries the public key, and the private key."""
-        if self._making is None:
-            self._making = asyncio.create_task(asyncio.to_thread(generate_recipient_key))
-        key = await asyncio.shield(self._making)
+        key = await self._key.get(None, lambda: asyncio.to_thread(generate_recipient_key))
         return await self._attester.kms_document(public_key_der(key)), key
 
 

@@ -299,8 +299,10 @@ async def _serve(names: Sequence[str]) -> None:
     await program.synchronise()
     hush(debug=program.debug)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    if program.debug and isinstance(configuration, GeumgoError):
-        print(configuration.diagnostics(), file=sys.stderr, flush=True)
+    if program.debug:
+        program.log.watch = lambda code, fields: print(code, fields, file=sys.stderr, flush=True)
+        if isinstance(configuration, GeumgoError):
+            print(configuration.diagnostics(), file=sys.stderr, flush=True)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, program.stop)
     await program.run(await provider().listen(_port(os.environ.get("GEUMGO_ENCLAVE_PORT"))))
 
