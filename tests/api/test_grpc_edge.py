@@ -294,10 +294,22 @@ async def test_drain_finishes_what_was_begun(backend: Any) -> None:
         call = asyncio.ensure_future(edge.stub.Call(enclave_pb2.CallRequest(operation="wait", body=b"abc")))
         await backend.entered.wait()
         draining = asyncio.create_task(edge.server.drain(10))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
+        status, problem, _ = await problem_of(edge.stub.Call(enclave_pb2.CallRequest(operation="echo")))
+        assert (status, problem.code, problem.retryable) == (grpc.StatusCode.UNAVAILABLE, "draining", True)
         backend.release.set()
         assert (await call).body == b"abc"
         assert await draining is True
+
+
+async def test_drain_gives_up_after_its_time(backend: Any) -> None:
+    async with Edge(backend) as edge:
+        call = asyncio.ensure_future(edge.stub.Call(enclave_pb2.CallRequest(operation="wait")))
+        await backend.entered.wait()
+        assert await edge.server.drain(0.1) is False
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+        await backend.cancelled.wait()
 
 
 async def test_a_request_id_is_kept(backend: Any) -> None:

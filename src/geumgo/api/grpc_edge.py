@@ -52,6 +52,9 @@ MIN_PING_MS = 10_000
 HEALTH_SECONDS = 0.2
 """How often the health service looks whether the backend is ready."""
 
+REFUSE_SECONDS = 0.5
+"""How long a server that drains tells clients of open connections to go elsewhere."""
+
 _STATUS = {status.name: status for status in grpc.StatusCode}
 
 
@@ -91,8 +94,8 @@ class GrpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
             ],
         )
-        servicer = _Servicer(backend, self.settings, metrics or EdgeMetrics(), log, budget)
-        enclave_pb2_grpc.add_EnclaveServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
+        self._servicer = _Servicer(backend, self.settings, metrics or EdgeMetrics(), log, budget)
+        enclave_pb2_grpc.add_EnclaveServicer_to_server(self._servicer, self._server)  # type: ignore[no-untyped-call]
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -132,13 +135,23 @@ class GrpcServer:
         """
         if self._watcher is not None:
             self._watcher.cancel()
-        begun = time.monotonic()
-        await self._server.stop(timeout)
-        return time.monotonic() - begun < timeout
+        # gRPC cancels what arrives once it stops, without a word of ours. So there is a while in which new calls
+        # are refused in words, and clients go elsewhere, before it does.
+        by = time.monotonic() + timeout
+        self._servicer.refusing = True
+        await asyncio.sleep(min(REFUSE_SECONDS, timeout))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(by - time.monotonic()):
+                await self._servicer.idle.wait()
+        done = not self._servicer.active
+        await self._server.stop(max(0.0, by - time.monotonic()))
+        return done
 
     async def aclose(self) -> None:
         """Stop at once."""
-        await self.drain(0)
+        if self._watcher is not None:
+            self._watcher.cancel()
+        await self._server.stop(0)
 
     async def _watch(self) -> None:
         while True:
@@ -188,6 +201,10 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
         self._in_flight = metrics.in_flight.labels("grpc")
         self._log = log
         self._budget = budget or ByteBudget(settings.max_bytes)
+        self.active = 0
+        self.refusing = False
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     async def Call(self, request: Any, context: Any) -> Any:  # noqa: N802
         watch = self._begin("call", context)
@@ -195,6 +212,7 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
         watch.operation, watch.size_in = request.operation, len(body)
         held = 0
         try:
+            self._admit()
             call = self._call(request, watch)
             if not self._budget.take(len(body)):
                 raise ApiError("The server holds as many bytes of bodies as it may", code="busy")
@@ -212,6 +230,7 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
     async def Stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
         watch = self._begin("stream", context)
         try:
+            self._admit()
             first = await anext(requests, None)
             if first is None:
                 watch.code = "ok"
@@ -233,6 +252,7 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
     async def Attest(self, request: Any, context: Any) -> Any:  # noqa: N802
         watch = self._begin("attestation", context)
         try:
+            self._admit()
             use = request.use or "seal"
             if len(request.nonce) not in NONCE_SIZES:
                 raise ApiError("The nonce is not 16 to 64 bytes", code="malformed")
@@ -269,6 +289,10 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
             except StopAsyncIteration:
                 return
 
+    def _admit(self) -> None:
+        if self.refusing:
+            raise ApiError("This server takes no new calls", code="draining")
+
     def _call(self, request: Any, watch: _Watch) -> BackendCall:
         if not OPERATION_NAME.fullmatch(request.operation):
             watch.operation = ""
@@ -282,7 +306,9 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
         given = next(
             (value for key, value in context.invocation_metadata() or () if key == "x-request-id"), None
         )
-        self._in_flight.inc()
+        self.active += 1
+        self.idle.clear()
+        self._in_flight.set(self.active)
         return _Watch(route, now, now + min(timeout, self._settings.max_timeout), new_request_id(given))
 
     async def _abort(self, context: Any, watch: _Watch, error: Exception) -> None:
@@ -291,7 +317,10 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
         await context.abort(_STATUS[problem.grpc], problem.detail or problem.title, problem_metadata(problem))
 
     def _end(self, watch: _Watch) -> None:
-        self._in_flight.dec()
+        self.active -= 1
+        if not self.active:
+            self.idle.set()
+        self._in_flight.set(self.active)
         seconds = time.monotonic() - watch.started
         self._metrics.observe("grpc", watch.route, watch.code, seconds, watch.size_in, watch.size_out)
         if self._log is not None and (self._settings.log_requests or watch.code != "ok"):
