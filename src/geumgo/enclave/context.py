@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from geumgo.enclave._workers import Workers
     from geumgo.keys import Envelope
 
-__all__ = ("Context", "Services")
+__all__ = ("Context", "PolicyCache", "Services")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -28,7 +28,22 @@ from geumgo._base import GeumgoError
 from geumgo.enclave._errors import ConfigurationError, EnclaveError
 from geumgo.vsock.provider import Provider, provider
 
-__all__ = ("Program", "heartbeat", "main", "parse_arguments", "parse_environment", "python_program", "run")
+__all__ = (
+    "DIAL_TIMEOUT",
+    "FALLBACK_TIMEOUT",
+    "HANDED_OVER",
+    "HEARTBEAT_DEADLINE",
+    "MAX_FILE",
+    "PAUSE",
+    "Program",
+    "apply_environment",
+    "heartbeat",
+    "main",
+    "parse_arguments",
+    "parse_environment",
+    "python_program",
+    "run",
+)
 
 DIAL_TIMEOUT = 0.2
 """Seconds for CID 3: where nobody is there a packet may just vanish."""

@@ -19,7 +19,19 @@ from geumgo.enclave.context import Context
 if TYPE_CHECKING:
     from geumgo.deid import Result
 
-__all__ = ("Plaintexts", "Rejected", "Table", "TableResult", "Values", "app")
+__all__ = (
+    "UNREADABLE",
+    "Plaintexts",
+    "Rejected",
+    "Table",
+    "TableResult",
+    "Values",
+    "app",
+    "decrypt",
+    "deidentify",
+    "echo",
+    "reidentify",
+)
 
 UNREADABLE = "envelope_unreadable"
 """Code of a rejected row whose encrypted field is no envelope, doesn't open, or holds no UTF-8."""

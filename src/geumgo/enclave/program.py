@@ -40,7 +40,15 @@ if TYPE_CHECKING:
     from geumgo.channel import Settings
     from geumgo.keys import KmsSettings
 
-__all__ = ("CONFIGURATION_PATH", "EnclaveProgram", "load_apps", "main", "read_configuration")
+__all__ = (
+    "CONFIGURATION_PATH",
+    "DEFAULT_APP",
+    "SWITCH_INTERVAL",
+    "EnclaveProgram",
+    "load_apps",
+    "main",
+    "read_configuration",
+)
 
 CONFIGURATION_PATH = "etc/geumgo/measured.json"
 """Where the measured configuration lies, below the image's root."""
@@ -131,6 +139,8 @@ class EnclaveProgram:
         self._configuration: MeasuredConfiguration | None = None
         self.log = EventLog(self._clock, limits.log_queue)
         self.lifecycle = Lifecycle()
+        self.prepared = asyncio.Event()
+        """Set when the enclave is ready and what the first requests need is loaded."""
         access = None
         if isinstance(configuration, MeasuredConfiguration):
             try:
@@ -273,8 +283,7 @@ class EnclaveProgram:
                 await self._keys.purposes((purpose,))
             except GeumgoError:
                 continue  # logged; asked for again when it is needed
-        gc.collect()
-        gc.freeze()  # what is there now stays: later collections look at requests only
+        self.prepared.set()
 
     async def _keep_time(self) -> None:
         def moved(milliseconds: int) -> None:
@@ -304,7 +313,15 @@ async def _serve(names: Sequence[str]) -> None:
         if isinstance(configuration, GeumgoError):
             print(configuration.diagnostics(), file=sys.stderr, flush=True)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, program.stop)
+    settling = asyncio.create_task(_settle(program))
     await program.run(await provider().listen(_port(os.environ.get("GEUMGO_ENCLAVE_PORT"))))
+    settling.cancel()
+
+
+async def _settle(program: EnclaveProgram) -> None:
+    await program.prepared.wait()
+    gc.collect()
+    gc.freeze()  # what is there now stays: later collections look at requests only
 
 
 def _port(text: str | None) -> int:
