@@ -9,6 +9,7 @@ import os
 import traceback
 import uuid
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -16,13 +17,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from geumgo._base import Clock, GeumgoError, SystemClock
+from geumgo._base import Clock, SystemClock
 from geumgo.attestation import TrustRoots
 from geumgo.testing.kms._errors import ServiceError
 from geumgo.testing.kms._identities import load_identities
 from geumgo.testing.kms._service import KmsService
 from geumgo.testing.kms._signature import Identity, verify_signature
-from geumgo.testing.kms._store import Store
+from geumgo.testing.kms._store import StateError, Store
 
 __all__ = ("ACCOUNT", "REGION", "StateError", "create_app", "read_audit")
 
@@ -39,12 +40,6 @@ _CONTENT_TYPE = "application/x-amz-json-1.1"
 _TARGET = "TrentService."
 _DATABASE = "kms.sqlite3"
 _log = logging.getLogger(__name__)
-
-
-class StateError(GeumgoError):
-    """Raised when the state folder can't be used."""
-
-    code = "bad_state"
 
 
 class _Emulator:
@@ -110,29 +105,37 @@ def create_app(
         account: number of the one account.
         region: name of the one region; both are fixed by a folder's first use.
 
+    Returns:
+        The application; ``app.state.close()`` releases the folder.
+
     Raises:
         StateError: the folder is in use by another emulator or was made for another account or region.
     """
     clock = clock or SystemClock()
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = _lock(state_dir)
-    store = Store(state_dir / _DATABASE)
-    for name, value in (("account", account), ("region", region)):
-        if (stored := store.meta(name, value)) != value:
-            raise StateError(
-                f"this state folder belongs to {name} {stored}, not {value}",
-                fix="Use another folder, or start with the same account and region.",
-            )
+    resources = ExitStack()
+    with ExitStack() as undo:
+        undo.callback(resources.close)
+        resources.callback(os.close, _lock(state_dir))
+        store = Store(state_dir / _DATABASE)
+        resources.callback(store.close)
+        for name, value in (("account", account), ("region", region)):
+            if (stored := store.meta(name, value)) != value:
+                raise StateError(
+                    f"this state folder belongs to {name} {stored}, not {value}",
+                    fix="Use another folder, or start with the same account and region.",
+                )
+        identities = load_identities(state_dir, account)
+        undo.pop_all()
     service = KmsService(store, roots=roots, clock=clock, account=account, region=region)
-    emulator = _Emulator(service, load_identities(state_dir, account), region=region, clock=clock)
+    emulator = _Emulator(service, identities, region=region, clock=clock)
     app = Starlette(
         routes=[
             Route("/", emulator.handle, methods=["POST"]),
             Route("/livez", _livez, methods=["GET"]),
         ]
     )
-    app.state.store = store
-    app.state.lock = lock
+    app.state.close = resources.close
     return app
 
 

@@ -26,6 +26,10 @@ KEEP_ALIVE = 30
 """Seconds that an idle connection stays."""
 
 
+GRACE = 5
+"""Seconds that calls in progress get when the emulator is told to stop; each takes milliseconds."""
+
+
 def print_ready(ready: dict[str, Any]) -> None:
     """Print the ready line, one JSON object, to stdout."""
     sys.stdout.write(json.dumps(ready) + "\n")
@@ -60,8 +64,9 @@ async def serve(
     """
     clock = clock or SystemClock()
     app = create_app(state_dir, roots=roots, clock=clock, account=account, region=region)
-    listener = _listen(bind, port)
+    listener = None
     try:
+        listener = _listen(bind, port)
         certificate = prepare_tls(state_dir, hosts=hosts, clock=clock)
         config = uvicorn.Config(
             app,
@@ -72,6 +77,7 @@ async def serve(
             lifespan="off",
             limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=GRACE,
         )
         state = state_dir.resolve()
         name = "localhost" if bind in ("127.0.0.1", "::1", "0.0.0.0", "::") else bind
@@ -91,8 +97,9 @@ async def serve(
         )
         await server.serve(sockets=[listener])
     finally:
-        listener.close()
-        app.state.store.close()
+        if listener is not None:
+            listener.close()
+        app.state.close()
 
 
 class _Server(uvicorn.Server):
@@ -105,8 +112,18 @@ class _Server(uvicorn.Server):
         if self.started:
             self._on_started()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # A polite end of TLS waits half a minute for clients that keep idle connections and do not read.
+        for connection in list(self.server_state.connections):
+            cycle, transport = getattr(connection, "cycle", None), getattr(connection, "transport", None)
+            if transport is not None and (cycle is None or cycle.response_complete):
+                transport.abort()
+        await super().shutdown(sockets)
+
 
 def _listen(bind: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:  # the resolver would take it modulo 65536
+        raise StateError(f"{port} is not a port", code="bad_address")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             bind, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ("MAX_EVENTS", "KeyRecord", "Store")
+from geumgo._base import GeumgoError
+
+__all__ = ("MAX_EVENTS", "KeyRecord", "StateError", "Store")
 
 MAX_EVENTS = 100_000
 """Records kept; about 100 MB. Those of CreateKey and PutKeyPolicy are never dropped: the audit needs them."""
@@ -31,6 +33,12 @@ CREATE TABLE IF NOT EXISTS events (
 """
 
 _COLUMNS = "id, material, policy, state, description, created_ms, deletion_ms"
+
+
+class StateError(GeumgoError):
+    """Raised when the state folder can't be used."""
+
+    code = "bad_state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +62,29 @@ class Store:
 
     Args:
         path: the database file; made with mode 0600.
+
+    Raises:
+        StateError: it can't be opened, or is no database.
     """
 
     def __init__(self, path: Path) -> None:
-        # sqlite3 would make the file with the umask's mode, and its journal takes the file's mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        path.chmod(0o600)
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            # sqlite3 would make the file with the umask's mode, and its journal takes the file's mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            path.chmod(0o600)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
+        except (OSError, sqlite3.Error) as error:
+            raise StateError(
+                f"{path.name} can't be used as the emulator's database ({type(error).__name__})",
+                fix="Give a folder that can be written; remove the file if it is damaged, and its keys with it.",
+            ) from None
+
+    def _prepare(self) -> None:
         # FULL: a key that was answered for is on the disk, whatever happens next. secure_delete: a deleted key is gone.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             self._db.execute(f"PRAGMA {pragma}").fetchall()
