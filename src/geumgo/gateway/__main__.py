@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> tuple[ServeOptions, str]:
     parser = argparse.ArgumentParser(
-        prog="python -m geumgo.gateway",
+        prog="geumgo gateway",
         description="Serve the enclave API for all enclaves whose managers write into a folder.",
         epilog="Limits and times are set in the environment, as GEUMGO_API_* and GEUMGO_GATEWAY_*.",
     )
