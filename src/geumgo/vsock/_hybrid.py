@@ -64,6 +64,7 @@ class HybridServer:
         self._listener: Listener | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clients: set[socket.socket] = set()  # whose handshake isn't done
         self._inode = (0, 0)
         self._local_port = _FIRST_LOCAL_PORT
 
@@ -86,6 +87,9 @@ class HybridServer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for client in self._clients:  # of tasks that never ran
+            client.close()
+        self._clients.clear()
         unlink_unix(str(self.path), self._inode)
         self._listener = self._accepting = None
 
@@ -113,6 +117,7 @@ class HybridServer:
                 self.refused += 1
                 sock.close()
                 continue
+            self._clients.add(sock)
             task = asyncio.create_task(self._serve(sock))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -134,6 +139,8 @@ class HybridServer:
         except BaseException:
             client.close()
             raise
+        finally:
+            self._clients.discard(client)
 
     async def _answer(self, client: socket.socket, target: socket.socket | HandOver) -> None:
         self._local_port = self._local_port + 1 if self._local_port < 0x7FFFFFFF else _FIRST_LOCAL_PORT
@@ -143,6 +150,7 @@ class HybridServer:
             if isinstance(target, socket.socket):
                 target.close()
             raise
+        self._clients.discard(client)
         if isinstance(target, socket.socket):
             await relay(client, target, counters=self.counters)
         else:

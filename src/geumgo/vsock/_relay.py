@@ -76,17 +76,31 @@ async def relay(
             done, pending = await asyncio.wait(
                 pending, timeout=idle_timeout, return_when=asyncio.FIRST_EXCEPTION
             )
-            if any(pump.exception() for pump in done):
+            if any(pump.exception() is not None for pump in done):
                 return
             if pending and not done and progress.moved == before:
                 counters.failed += 1
                 return
     finally:
-        for pump in (forth, back):
-            pump.cancel()
-        await asyncio.gather(forth, back, return_exceptions=True)
-        a.close()
-        b.close()
+        try:
+            await _stop(forth, back)
+        finally:
+            loop = asyncio.get_running_loop()
+            for sock in (a, b):
+                # Of a pump that a second cancellation left waiting.
+                loop.remove_reader(sock)
+                loop.remove_writer(sock)
+                sock.close()
+
+
+async def _stop(*pumps: asyncio.Task[None]) -> None:
+    for pump in pumps:
+        pump.cancel()
+    if not all(pump.done() for pump in pumps):
+        await asyncio.wait(pumps)
+    for pump in pumps:
+        if not pump.cancelled():
+            pump.exception()  # counted already; unread, it would be logged
 
 
 async def _pump(
