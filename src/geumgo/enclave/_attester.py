@@ -20,6 +20,8 @@ __all__ = ("KMS_SUITE", "Attester")
 KMS_SUITE = "rsaes-oaep-sha256"
 """Suite of the statement in documents for the key service."""
 
+_PCR_BYTES = 48
+
 
 class Attester:
     """Asks the security module, one request at a time, in a thread of its own.
@@ -92,7 +94,7 @@ class Attester:
         return bytes(a ^ b for a, b in zip(theirs, secrets.token_bytes(count), strict=True))
 
     async def synchronise(self) -> int:
-        """Set the clock by a fresh document; return by how many milliseconds it moved.
+        """Set the clock by the faster of two fresh documents; return by how many milliseconds it moved.
 
         The document is the local module's and is not verified: it comes over no wire that the parent has.
 
@@ -106,9 +108,11 @@ class Attester:
             document = self._nsm.attest(nonce=secrets.token_bytes(MIN_NONCE))
             return before, self._clock.ticks(), document
 
-        before, after, document = await self._worker.run(ask)
+        # The first may find the module cold; when a document was made is known to half of what it took.
+        asked = [await self._worker.run(ask) for _ in range(2)]
+        before, after, document = min(asked, key=lambda one: one[1] - one[0])
         parsed = AttestationDocument.parse(document)
-        self.debug = not any(parsed.pcrs.get(0, b""))
+        self.debug = parsed.pcrs.get(0) == bytes(_PCR_BYTES)
         return self._clock.synchronise(parsed.timestamp_ms, before=before, after=after)
 
     async def keep_time(self, moved: Callable[[int], None], failed: Callable[[Exception], None]) -> None:

@@ -32,10 +32,10 @@ class Limits:
     """Messages of one stream that are worked on at a time: keeps both cores busy, bounds answers kept for order."""
     threads: int = 8
     """Threads for operations without `async`: they may wait for something, so there are more than cores."""
-    inline_bytes: int = 32 << 10
-    """Work of bodies up to this size is done in the loop, some milliseconds at most; larger goes to the one
-    thread for it, where passing the interpreter to and fro costs 20 to 50 % (measured: 100 records of 280
-    bytes take 4.2 ms in the loop, 6.9 ms in a thread)."""
+    inline_bytes: int = 16 << 10
+    """Work of bodies up to this size (some 60 records) is done in the loop, which it holds for 5 to 15 ms;
+    larger goes to the one thread for it, where passing the interpreter to and fro costs time (measured: 20
+    records take 1.8 ms in the loop and 3.3 ms in a thread, 500 records the same in both)."""
     inline_seal: int = 256 << 10
     """Sealed messages up to this size are opened in the loop: at 1 GB/s they hold it for a quarter of a ms."""
     remembered_requests: int = 65_536

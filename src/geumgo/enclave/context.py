@@ -17,7 +17,7 @@ from geumgo.enclave._errors import Refused
 
 if TYPE_CHECKING:
     from geumgo._base import Clock
-    from geumgo.deid import CompiledPolicy
+    from geumgo.deid import CompiledPolicy, Engine
     from geumgo.enclave._access import Grant
     from geumgo.enclave._keystore import KeyStore
     from geumgo.enclave._limits import Limits
@@ -32,11 +32,15 @@ _WrappedKey = tuple[str, bytes, tuple[tuple[str, str], ...]]  # KMS key, wrapped
 
 
 class PolicyCache:
-    """Policies that were parsed before, by their SHA-256: most requests bring the same one."""
+    """Policies that were parsed before, and their engines, by SHA-256: most requests bring the same one.
+
+    What a request may do with them is checked anew each time.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._policies: OrderedDict[bytes, CompiledPolicy] = OrderedDict()
+        self._engines: dict[bytes, Engine] = {}
 
     def parse(self, digest: bytes, policy: bytes) -> CompiledPolicy:
         """Return the policy.
@@ -57,8 +61,19 @@ class PolicyCache:
             raise Refused("bad_policy", error.diagnostics()) from None
         self._policies[digest] = parsed
         if len(self._policies) > self._capacity:
-            self._policies.popitem(last=False)
+            self._engines.pop(self._policies.popitem(last=False)[0], None)
         return parsed
+
+    def engine(self, digest: bytes, policy: CompiledPolicy, keys: Callable[[str, str], bytes]) -> Engine:
+        """Return the policy's engine; `keys` are the same for everyone who may have them."""
+        from geumgo.deid import Engine
+
+        engine = self._engines.get(digest)
+        if engine is None:
+            engine = Engine(policy, keys, random=secrets.token_bytes)
+            if digest in self._policies:
+                self._engines[digest] = engine
+        return engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +157,16 @@ class Context:
         policy = self._services.policies.parse(self._policy_digest, self._policy)
         self._grant.check_policy(self._policy_digest, policy)
         return policy
+
+    async def engine(self) -> Engine:
+        """Return an engine for :attr:`policy`, with the keys of its purposes.
+
+        Raises:
+            Refused: as :attr:`policy` and :meth:`purpose_keys`.
+        """
+        policy = self.policy
+        keys = await self.purpose_keys(policy.purposes)
+        return self._services.policies.engine(self._policy_digest, policy, keys)
 
     async def purpose_keys(self, purposes: Iterable[str]) -> Callable[[str, str], bytes]:
         """Return a function (purpose, use) → 32-byte key; uses are `pseudonym`, `token` and `encrypt`.

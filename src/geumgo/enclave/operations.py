@@ -100,34 +100,17 @@ async def decrypt(request: Values, context: Context) -> Plaintexts:
 @app.operation("deidentify", idempotent=True)
 async def deidentify(request: Table, context: Context) -> TableResult:
     """De-identify records under the sealed policy; fields that came encrypted are opened first."""
-    from geumgo.deid import Engine  # its tables are big, and an image may have no use for them
-
-    policy = context.policy
-    _check_shape(request)
-    engine = Engine(policy, await context.purpose_keys(policy.purposes), random=context.random)
-    rows, numbers, rejected = await _opened(request, policy.encrypted_fields, context)
+    engine = await context.engine()
+    rows, numbers, rejected = await _opened(request, context.policy.encrypted_fields, context)
     return await context.run(_apply, engine.deidentify, request.columns, rows, numbers, rejected)
 
 
 @app.operation("reidentify", idempotent=True)
 async def reidentify(request: Table, context: Context) -> TableResult:
     """Turn reversibly encrypted fields and tokens back, under the policy that made them."""
-    from geumgo.deid import Engine
-
-    policy = context.policy
-    _check_shape(request)
-    engine = Engine(policy, await context.purpose_keys(policy.purposes), random=context.random)
+    engine = await context.engine()
     numbers = range(len(request.rows))
     return await context.run(_apply, engine.reidentify, request.columns, request.rows, numbers, [])
-
-
-def _check_shape(table: Table) -> None:
-    width = len(table.columns)
-    if len(set(table.columns)) != width:
-        raise Refused("invalid_request", "two columns have the same name")
-    for number, row in enumerate(table.rows):
-        if len(row) != width:
-            raise Refused("invalid_request", f"row {number} has {len(row)} values, not {width}")
 
 
 async def _opened(
@@ -137,8 +120,13 @@ async def _opened(
     places = [index for index, column in enumerate(table.columns) if column in encrypted]
     if not places:
         return table.rows, range(len(table.rows)), []
+    width = len(table.columns)
     cells = [
-        (number, index) for number, row in enumerate(table.rows) for index in places if row[index] is not None
+        (number, index)
+        for number, row in enumerate(table.rows)
+        if len(row) == width  # the engine rejects the others
+        for index in places
+        if row[index] is not None
     ]
     plaintexts = await context.decrypt([table.rows[number][index] or "" for number, index in cells])
     unreadable: dict[int, int] = {}
