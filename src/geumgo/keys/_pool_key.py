@@ -50,7 +50,7 @@ def hpke_seal(plaintext: bytes, key: X25519PublicKey, info: bytes) -> bytes:
     return _HPKE.encrypt(plaintext, key, info)
 
 
-def hpke_open(ciphertext: bytes, key: X25519PrivateKey, info: bytes) -> bytes:
+def hpke_open(ciphertext: bytes | memoryview, key: X25519PrivateKey, info: bytes) -> bytes:
     """Return the plaintext of encapsulated key ‖ ciphertext ‖ tag.
 
     Raises:

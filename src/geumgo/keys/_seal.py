@@ -91,7 +91,7 @@ class AnswerOpener:
         if not 1 + ENC_SIZE + TAG_SIZE < len(answer) <= _MAX_ANSWER or answer[:1] != _VERSION_BYTE:
             raise _not_the_answer()
         try:
-            plaintext = hpke_open(bytes(answer[1:]), self._private, self._info)
+            plaintext = hpke_open(memoryview(answer)[1:], self._private, self._info)
         except HpkeOpenError:
             raise _not_the_answer() from None
         if plaintext[0] == _ANSWER:
@@ -215,7 +215,7 @@ def open_request(
             code="reattest",
         )
     try:  # 3
-        plaintext = hpke_open(bytes(request[clear.size :]), pair.private, _REQUEST_INFO + pair.key_id)
+        plaintext = hpke_open(memoryview(request)[clear.size :], pair.private, _REQUEST_INFO + pair.key_id)
     except HpkeOpenError:
         raise SealError("not a sealed request: the seal does not open") from None
     inner = Inner.parse(plaintext)  # 4
