@@ -76,7 +76,7 @@ class HttpServer:
         self._empty = asyncio.Event()
         self._empty.set()
         self._sweeper: asyncio.Task[None] | None = None
-        self._in_flight = self.metrics.in_flight.labels("http")
+        self.metrics.watch("http", lambda: self._active, lambda: len(self._connections))
 
     async def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
         """Listen on `host` and `port` (0: any free one); return what was bound.
@@ -193,13 +193,11 @@ class HttpServer:
         """Take note of `connection`; return False where it is one too many."""
         self._connections.add(connection)
         self._empty.clear()
-        self.metrics.connections.set(len(self._connections))
         return len(self._connections) <= self.settings.max_connections
 
     def disconnected(self, connection: HttpConnection) -> None:
         """Forget `connection`."""
         self._connections.discard(connection)
-        self.metrics.connections.set(len(self._connections))
         if not self._connections:
             self._empty.set()
 
@@ -215,7 +213,6 @@ class HttpServer:
             raise ApiError("The server answers as many requests as it may", code="busy")
         request.admitted = True
         self._active += 1
-        self._in_flight.set(self._active)
 
     def take(self, request: Request, size: int) -> bool:
         """Count `size` bytes of a body; False where that is over the limit."""
@@ -232,7 +229,6 @@ class HttpServer:
         if request.admitted:
             request.admitted = False
             self._active -= 1
-            self._in_flight.set(self._active)
 
     def answered(self, request: Request, response: Response) -> None:
         """Count and log an answer that was written."""

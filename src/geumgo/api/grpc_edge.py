@@ -198,7 +198,7 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
         self._backend = backend
         self._settings = settings
         self._metrics = metrics
-        self._in_flight = metrics.in_flight.labels("grpc")
+        metrics.watch("grpc", lambda: self.active)
         self._log = log
         self._budget = budget or ByteBudget(settings.max_bytes)
         self.active = 0
@@ -308,7 +308,6 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
         )
         self.active += 1
         self.idle.clear()
-        self._in_flight.set(self.active)
         return _Watch(route, now, now + min(timeout, self._settings.max_timeout), new_request_id(given))
 
     async def _abort(self, context: Any, watch: _Watch, error: Exception) -> None:
@@ -320,7 +319,6 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
         self.active -= 1
         if not self.active:
             self.idle.set()
-        self._in_flight.set(self.active)
         seconds = time.monotonic() - watch.started
         self._metrics.observe("grpc", watch.route, watch.code, seconds, watch.size_in, watch.size_out)
         if self._log is not None and (self._settings.log_requests or watch.code != "ok"):
