@@ -15,7 +15,7 @@ from typing import NamedTuple
 from geumgo.deid._context import context_of
 from geumgo.deid._entities import PRIORITY
 from geumgo.deid._errors import InputError
-from geumgo.deid._fold import fold, strip_invisible
+from geumgo.deid._fold import fold_visible
 from geumgo.deid._limits import MAX_TEXT_CHARS
 from geumgo.deid._mixed import find_mixed
 from geumgo.deid._numbers import CERTAIN, MAX_GROUPS, SHAPES, Hit, Shape, Window
@@ -60,8 +60,7 @@ def detect(text: str, *, min_score: float = DEFAULT_MIN_SCORE) -> list[Finding]:
         raise InputError(
             f"a text of {len(text)} characters is over the limit of {MAX_TEXT_CHARS}", code="too_large"
         )
-    visible, offsets = strip_invisible(text)
-    folded = fold(visible)
+    folded, offsets = fold_visible(text)
     found = _find_numbers(folded)
     found += find_words(folded)
     if not found:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ("fold", "strip_invisible")
+__all__ = ("fold", "fold_visible")
 
 _DASHES = "‐‑‒–—―−－﹣⁃˗ーㅡ─━﹘ｰ∼～〜"
 _DASH = {ord(c): "-" for c in _DASHES}
@@ -50,12 +50,14 @@ def fold(text: str) -> str:
     return text.translate(_TABLE)
 
 
-def strip_invisible(text: str) -> tuple[str, list[int] | None]:
-    """Return `text` without invisible characters, and the offset of each character that is left.
+def fold_visible(text: str) -> tuple[str, list[int] | None]:
+    """Return `text` folded and without invisible characters, and the offset of each character that is left.
 
     The offsets have one entry more than the text, its end; None where nothing was taken out.
     """
+    if _UNUSUAL.search(text) is None:  # every invisible character is unusual
+        return text.replace("\t", " "), None
     if _INVISIBLE.search(text) is None:
-        return text, None
+        return text.translate(_TABLE), None
     kept = [i for i, c in enumerate(text) if not _INVISIBLE.match(c)]
-    return "".join([text[i] for i in kept]), [*kept, len(text)]
+    return "".join([text[i] for i in kept]).translate(_TABLE), [*kept, len(text)]

@@ -29,7 +29,6 @@ __all__ = ("Cipher", "Randomness", "bound_label", "date_shifter", "pseudonymiser
 
 _BLOCK = 64  # bytes of a SHA-256 block
 _NONCE = 16  # bytes of randomness in a random-mode ciphertext: no two alike among 2^64 values
-_SPACES = re.compile(r"\s+")
 _NOT_DIGIT = re.compile(r"[^0-9]")
 _NOT_ALPHANUMERIC = re.compile(r"[^0-9A-Za-z가-힣]")
 
@@ -65,7 +64,7 @@ def bound_label(use: str, scope: str) -> bytes:
 
 def _normaliser(kind: str) -> Callable[[str], str]:
     def text(value: str) -> str:
-        return _SPACES.sub(" ", unicodedata.normalize("NFKC", value)).strip()
+        return " ".join((value if value.isascii() else unicodedata.normalize("NFKC", value)).split())
 
     def squeezed(pattern: re.Pattern[str], upper: bool) -> Callable[[str], str]:
         def squeeze(value: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 from geumgo.deid._errors import BadValue
@@ -29,17 +31,36 @@ _MAX_LAYOUTS = 1_024
 """Layouts that are remembered; a column has a handful, and a hostile one fills the table and empties it."""
 
 _MAX_SEPARATORS = 64
-"""Separators of one value: putting them back costs the product of their number and the length."""
+"""Separators of one value; no number is written with more."""
 
 _WIDE = 0xFEE0
 """From an ASCII symbol to its full-width form."""
 
 
 class _Layout(NamedTuple):
-    """Where separators stand in a value, by ascending offset, and how many symbols there are."""
+    """Where separators stand in a value.
 
-    separators: tuple[tuple[int, str], ...]
+    Attributes:
+        symbols: how many symbols there are.
+        apart: whether there are separators at all; without them the next two are not used.
+        pick: takes the runs of symbols out of a value.
+        cut: cuts symbols into the same runs.
+        form: puts the runs between the separators.
+    """
+
     symbols: int
+    apart: bool
+    pick: Callable[[str], tuple[str, ...]]
+    cut: Callable[[str], tuple[str, ...]]
+    form: str
+
+    def take(self, value: str) -> str:
+        """Return the symbols of a value of this layout."""
+        return "".join(self.pick(value)) if self.apart else value
+
+    def join(self, symbols: str) -> str:
+        """Return symbols with this layout's separators."""
+        return self.form % self.cut(symbols) if self.apart else symbols
 
 
 class Tokeniser:
@@ -56,7 +77,6 @@ class Tokeniser:
         self._first, self._last = rule.keep_first, rule.keep_last
         self._least, self._most = rule.min_length, rule.max_length
         self._shape_of = {ord(c): "0" for c in self._alphabet}
-        self._without = {ord(c): None for c in SEPARATORS}
         self._layouts: dict[str, _Layout] = {}
 
     def encrypt(self, value: str) -> str:
@@ -78,27 +98,42 @@ class Tokeniser:
     def encrypt_many(self, values: Sequence[str]) -> list[str | BadValue]:
         """Return the token of each value, or what is wrong with it."""
         out: list[str | BadValue] = list(values)
-        groups: dict[int, list[tuple[int, _Layout, str]]] = {}
-        kept = self._first + self._last
+        groups: dict[str, list[int]] = {}
+        shape_of = self._shape_of
         for index, value in enumerate(values):
+            if value.isascii() and len(value) <= MAX_VALUE_CHARS:
+                groups.setdefault(value.translate(shape_of), []).append(index)
+                continue
             try:
-                layout, symbols = self._split(value)
+                out[index] = self.encrypt(value)
             except BadValue as error:
                 out[index] = error
+        for shape, members in groups.items():
+            try:
+                layout = self._layout(shape)
+            except BadValue as error:
+                for index in members:
+                    out[index] = error
                 continue
-            groups.setdefault(layout.symbols - kept, []).append((index, layout, symbols))
-        first = self._first
-        for length, members in groups.items():
-            end = first + length
-            if kept:
-                tweaks = [self._tweak_of(s[:first], s[end:]) for _, _, s in members]
-            else:
-                tweaks = [self._tweak] * len(members)
-            middles = self._middles(length, tweaks, [s[first:end] for _, _, s in members])
-            for (index, layout, s), middle in zip(members, middles, strict=True):
-                token = s[:first] + middle + s[end:] if kept else middle
-                out[index] = self._join(values[index], layout, token)
+            tokens = self._like_tokens(layout, [layout.take(values[index]) for index in members])
+            for index, token in zip(members, tokens, strict=True):
+                out[index] = token
         return out
+
+    def _like_tokens(self, layout: _Layout, symbols: Sequence[str]) -> list[str]:
+        """Return the tokens of values of one layout."""
+        first, end = self._first, layout.symbols - self._last
+        length = end - first
+        if self._first or self._last:
+            tweaks = [self._tweak_of(s[:first], s[end:]) for s in symbols]
+            middles = self._middles(length, tweaks, [s[first:end] for s in symbols])
+            middles = [s[:first] + middle + s[end:] for s, middle in zip(symbols, middles, strict=True)]
+        else:
+            middles = self._middles(length, [self._tweak] * len(symbols), symbols)
+        if not layout.apart:
+            return middles
+        form, cut = layout.form, layout.cut
+        return [form % cut(s) for s in middles]
 
     def _middles(self, length: int, tweaks: Sequence[bytes], middles: Sequence[str]) -> list[str]:
         u, v = self._ff1.halves(length)
@@ -112,55 +147,52 @@ class Tokeniser:
         return [self._text(a, u) + self._text(b, v) for a, b in zip(lefts, rights, strict=True)]
 
     def _one(self, value: str, work: Callable[[int, bytes, int, int], tuple[int, int]]) -> str:
-        layout, symbols = self._split(value)
-        end = len(symbols) - self._last
-        head, middle, tail = symbols[: self._first], symbols[self._first : end], symbols[end:]
-        u, v = self._ff1.halves(len(middle))
-        tweak = self._tweak_of(head, tail) if head or tail else self._tweak
-        a, b = work(len(middle), tweak, self._number(middle[:u]), self._number(middle[u:]))
-        return self._join(value, layout, head + self._text(a, u) + self._text(b, v) + tail)
-
-    def _split(self, value: str) -> tuple[_Layout, str]:
-        """Return the layout of a value and its symbols."""
+        text = value
         if len(value) > MAX_VALUE_CHARS:
             raise BadValue("too_long")
-        text = value
         if not value.isascii():
             text = fold(value)
             if not all(map(_comes_back, value, text)):
                 raise BadValue("bad_character")
-        shape = text.translate(self._shape_of)
-        layout = self._layouts.get(shape)
-        if layout is None:
-            layout = self._layout(shape)
-        if not layout.separators:
-            return layout, text
-        return layout, text.translate(self._without)
+        layout = self._layout(text.translate(self._shape_of))
+        symbols = layout.take(text)
+        end = layout.symbols - self._last
+        head, middle, tail = symbols[: self._first], symbols[self._first : end], symbols[end:]
+        u, v = self._ff1.halves(len(middle))
+        tweak = self._tweak_of(head, tail) if head or tail else self._tweak
+        a, b = work(len(middle), tweak, self._number(middle[:u]), self._number(middle[u:]))
+        token = layout.join(head + self._text(a, u) + self._text(b, v) + tail)
+        return token if text is value else self._as_written(token, value)
 
     def _layout(self, shape: str) -> _Layout:
-        separators = tuple((at, c) for at, c in enumerate(shape) if c != "0")
-        if len(separators) > _MAX_SEPARATORS or any(c not in SEPARATORS for _, c in separators):
+        """Return the layout of a folded value whose symbols are all written 0."""
+        layout = self._layouts.get(shape)
+        if layout is not None:
+            return layout
+        where = [at for at, c in enumerate(shape) if c != "0"]
+        if len(where) > _MAX_SEPARATORS or any(shape[at] not in SEPARATORS for at in where):
             raise BadValue("bad_character")
-        symbols = len(shape) - len(separators)
+        symbols = len(shape) - len(where)
         if not self._least <= symbols - self._first - self._last <= self._most:
             raise BadValue("bad_length")
+        # Runs of symbols lie between separators: [begin, end) in the value, less the separators before it.
+        runs = [slice(a + 1, b) for a, b in pairwise([-1, *where, len(shape)])]
+        cuts = [slice(run.start - n, run.stop - n) for n, run in enumerate(runs)]
+        form = "%s" + "".join(f"{shape[at]}%s" for at in where)
         if len(self._layouts) >= _MAX_LAYOUTS:
             self._layouts.clear()
-        layout = self._layouts[shape] = _Layout(separators, symbols)
+        layout = self._layouts[shape] = _Layout(
+            symbols, bool(where), itemgetter(*runs), itemgetter(*cuts), form
+        )
         return layout
 
-    def _join(self, value: str, layout: _Layout, symbols: str) -> str:
-        for at, separator in layout.separators:
-            symbols = symbols[:at] + separator + symbols[at:]
-        if value.isascii():
-            return symbols
-        # A full-width symbol stays full-width and a long dash stays long, so that the value comes
-        # back as it was written.
+    def _as_written(self, token: str, value: str) -> str:
+        """Return a token with full-width symbols and long dashes where the value has them."""
         index = self._index
         return "".join(
             [
                 old if new not in index else (new if old.isascii() else chr(ord(new) + _WIDE))
-                for new, old in zip(symbols, value, strict=True)
+                for new, old in zip(token, value, strict=True)
             ]
         )
 
