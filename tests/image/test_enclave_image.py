@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,11 @@ import geumgo
 from geumgo.image import (
     BANNER,
     CONFIGURATION,
+    BuildError,
     BuiltImage,
     Unavailable,
     Unpacked,
+    _rooms,
     build_enclave_image,
     cpio,
     describe,
@@ -49,6 +51,15 @@ def build(output: Path, cache: Path, *, host_files: bool | None) -> BuiltImage:
         cache=cache,
         host_files=host_files,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Geumgo's sources as they are now: someone may be editing them while this runs."""
+    folder = copied_package(tmp_path_factory.mktemp("snapshot"), Path(geumgo.__file__).parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_rooms, "PACKAGE", folder / "geumgo")
+        yield folder
 
 
 def loudly(reason: str) -> None:
@@ -262,9 +273,8 @@ print(built.measurements.pcr0)
 """
 
 
-def copied_package(folder: Path) -> Path:
+def copied_package(folder: Path, source: Path) -> Path:
     """A copy of Geumgo's sources, made in another order and with other modes and times."""
-    source = Path(geumgo.__file__).parent
     names = sorted((path for path in source.rglob("*") if "__pycache__" not in path.parts), reverse=True)
     for path in names:
         target = folder / "geumgo" / path.relative_to(source)
@@ -311,14 +321,23 @@ def under_another_umask() -> None:
 
 
 @pytest.mark.parametrize("kind", ["locked", "host"])
-def test_the_same_bytes_elsewhere(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_same_bytes_elsewhere(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, snapshot: Path
+) -> None:
     """Base and byte code are made anew under another umask, folder, home, locale, zone, seed, source order."""
     if kind == "locked":
         request.getfixturevalue("locked")  # downloads, or says why not
     blobs = default_cache(os.environ) / "blobs" if kind == "locked" else tmp_path / "none"
-    copy = copied_package(tmp_path / "copy")
+    copy = copied_package(tmp_path / "copy", snapshot / "geumgo")
     one = build_elsewhere(
-        tmp_path / "a", blobs, kind, prepare=None, path=[], HOME=str(tmp_path), LC_ALL="C", TZ="UTC"
+        tmp_path / "a",
+        blobs,
+        kind,
+        prepare=None,
+        path=[str(snapshot)],
+        HOME=str(tmp_path),
+        LC_ALL="C",
+        TZ="UTC",
     )
     other = build_elsewhere(
         tmp_path / "a much longer folder name" / "b",
@@ -361,6 +380,19 @@ def test_without_a_mirror_this_machines_files_are_taken(fallback: BuiltImage, tm
             host_files=False,
         )
     assert not (tmp_path / "y.eif").exists()
+
+
+def test_an_application_that_is_not_python(fallback: BuiltImage, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="not valid Python") as caught:
+        build_enclave_image(
+            output=tmp_path / "x.eif",
+            configuration=b"",
+            app_files={"opt/geumgo/lib/wrong.py": b"def"},
+            cache=fallback.path.parent / "cache",
+            host_files=True,
+        )
+    assert "opt/geumgo/lib/wrong.py" in caught.value.why
+    assert not (tmp_path / "x.eif").exists()
 
 
 def test_changes_of_the_application_are_measured(fallback: BuiltImage, tmp_path: Path) -> None:

@@ -24,13 +24,14 @@ COMPILE_TIMEOUT = 300.0
 _PROGRAM = """
 import importlib.util, json, marshal, os, sys
 root, out = sys.argv[1:]
-made = []
+made, wrong = [], []
 for name in json.load(sys.stdin):
     with open(os.path.join(root, name), "rb") as file:
         source = file.read()
     try:
         code = compile(source, "/" + name, "exec", dont_inherit=True, optimize=0)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError) as error:
+        wrong.append(f"{name}: {error}")
         continue
     folder, _, base = name.rpartition("/")
     tag = f"{base[:-3]}.{sys.implementation.cache_tag}.pyc"
@@ -41,12 +42,12 @@ for name in json.load(sys.stdin):
         file.write(importlib.util.source_hash(source))
         file.write(marshal.dumps(code))
     made.append(target)
-json.dump(made, sys.stdout)
+json.dump([made, wrong], sys.stdout)
 """
 
 
 def compile_tree(root: Path, names: Iterable[str], out: Path, *, cmd: str, home: str) -> Mapping[str, Node]:
-    """Compile Python files of an unpacked root file system; files that aren't valid Python are passed over.
+    """Compile Python files of an unpacked root file system.
 
     Args:
         root: the unpacked root file system, with the files.
@@ -59,7 +60,7 @@ def compile_tree(root: Path, names: Iterable[str], out: Path, *, cmd: str, home:
         Byte code files by their name inside the root file system.
 
     Raises:
-        BuildError: the image's Python can't be run.
+        BuildError: the image's Python can't be run, or a file is not valid Python.
     """
     environment = {
         "PYTHONHOME": f"{root.absolute()}/{home.lstrip('/')}".rstrip("/"),
@@ -80,7 +81,9 @@ def compile_tree(root: Path, names: Iterable[str], out: Path, *, cmd: str, home:
         timeout=COMPILE_TIMEOUT,
     )
     try:
-        made = json.loads(answer)
+        made, wrong = json.loads(answer)
     except ValueError:
         raise BuildError("the image's Python did not compile its library") from None
+    if wrong:
+        raise BuildError("a file of the image is not valid Python", why="\n".join(wrong[:10]))
     return {name: Node.file((out / name).read_bytes()) for name in made}

@@ -13,6 +13,8 @@ __all__ = ("ROOMS", "room_nodes")
 
 ROOMS = ("_base", "attestation", "channel", "codec", "deid", "enclave", "keys", "nitro", "vsock")
 """`enclave` and what it may import; the parent's rooms are not in the image."""
+PACKAGE = Path(geumgo.__file__).parent
+"""Where this Geumgo lies."""
 _DATA = frozenset({".py", ".pem", ".json", ".txt", ".csv"})
 """Source and data files; never byte code of another Python."""
 
@@ -26,7 +28,7 @@ def room_nodes(package: Path | None = None) -> dict[str, Node]:
     Raises:
         BuildError: a room is missing.
     """
-    package = package or Path(geumgo.__file__).parent
+    package = package or PACKAGE
     nodes = {f"{LIBRARY}/geumgo/__init__.py": Node.file((package / "__init__.py").read_bytes())}
     for room in ROOMS:
         if not (package / room / "__init__.py").is_file():

@@ -143,7 +143,7 @@ class _Unpacker:
         if kind is cpio.Kind.DIRECTORY:
             if known is None:
                 os.mkdir(path, 0o700)
-            os.chmod(path, entry.mode & 0o777 | 0o700)
+            os.chmod(path, _folder_mode(entry.mode))
         elif kind is cpio.Kind.FILE:
             self._file(path, entry, source, number)
         elif kind is cpio.Kind.SYMLINK:
@@ -164,7 +164,8 @@ class _Unpacker:
         if kind is None:
             self._parents(parent)
             self._kinds[parent] = cpio.Kind.DIRECTORY
-            os.mkdir(f"{self._base}/{parent}", 0o755)
+            os.mkdir(f"{self._base}/{parent}", 0o700)
+            os.chmod(f"{self._base}/{parent}", 0o755)
         elif kind is not cpio.Kind.DIRECTORY:
             raise CpioError(f"{name[:200]!r} lies in {parent[:200]!r}, which is not a folder")
 
@@ -186,7 +187,7 @@ class _Unpacker:
                 view = memoryview(chunk)
                 while view:
                     view = view[os.write(fd, view) :]
-            os.fchmod(fd, entry.mode & 0o777 | 0o600)
+            os.fchmod(fd, entry.mode & 0o755 | 0o600)
         finally:
             os.close(fd)
 
@@ -212,6 +213,11 @@ class _Unpacker:
             shared += 1
         relative = [".."] * (len(place) - shared) + resolved[shared:]
         return "/".join(relative) or "."
+
+
+def _folder_mode(mode: int) -> int:
+    """Return a folder's mode here: open to others' files only where nobody can remove another's, like /tmp."""
+    return (mode & 0o1777 if mode & 0o1000 else mode & 0o755) | 0o700
 
 
 def parse_lines(data: bytes) -> tuple[str, ...]:
