@@ -69,12 +69,9 @@ def crashing_image(open_folder: Path, cache: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def foreign_image(open_folder: Path, cache: Path) -> Path:
-    """An image whose command is not `python -m`, so that its init has to execute it."""
-    code = "import os,sys; print('forked', os.fork() and os.wait()); sys.stdout.flush()"
-    return build_image(
-        open_folder / "foreign.eif", cache, module="probe_app", arguments=("--unused",), env={"CODE": code}
-    )
+def broken_image(open_folder: Path, cache: Path) -> Path:
+    """An image whose Python finds no library: it ends before anything of ours runs."""
+    return build_image(open_folder / "broken.eif", cache, env={"PYTHONHOME": "/nonexistent"})
 
 
 @pytest.fixture(scope="session")
@@ -199,3 +196,74 @@ def _snapshot(folder: Path) -> dict[str, tuple[Any, ...]]:
         content = entry.read_bytes() if entry.is_file() else b""
         found[entry.name] = (status.st_mode, status.st_uid, status.st_mtime_ns, status.st_ctime_ns, content)
     return found
+
+
+ORDINARY_USER = 31337
+"""Some user of this machine that is not root; no such account need exist."""
+
+
+class Driven:
+    """A driver process: `told` is what it said about its enclave."""
+
+    def __init__(self, process: subprocess.Popen[bytes], told: dict[str, Any]) -> None:
+        self.process = process
+        self.told = told
+
+
+Drive = Callable[..., Driven]
+
+
+@pytest.fixture
+def drive(image: Path, open_folder: Path) -> Iterator[Drive]:
+    """Launch an enclave from another process: `drive(refuse="namespaces", user=True, sandbox="auto")`."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(*, refuse: str = "", user: bool = False, **order: Any) -> Driven:
+        folder = Path(tempfile.mkdtemp(dir=open_folder))
+        python, environment = sys.executable, dict(os.environ)
+        options: dict[str, Any] = {}
+        if user:
+            python, environment = _python_for_others()
+            if os.geteuid() == 0:
+                os.chown(folder, ORDINARY_USER, ORDINARY_USER)
+                options = {"user": ORDINARY_USER, "group": ORDINARY_USER, "extra_groups": ()}
+                environment["HOME"] = str(folder)
+        command = [
+            python,
+            str(HERE / "driver.py"),
+            json.dumps({"eif": str(image), "folder": str(folder), **order}),
+        ]
+        if refuse:
+            command = [python, str(HERE / "refuse.py"), refuse, *command]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd="/", **options
+        )
+        running.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"the driver ended with {process.wait()}"
+        return Driven(process, json.loads(line))
+
+    yield start
+    for process in running:
+        process.communicate(timeout=30)
+
+
+def _python_for_others() -> tuple[str, dict[str, str]]:
+    """Return a Python of our version that another user may run, and an environment with our packages."""
+    sources = Path(__file__).parents[2] / "src"
+    packages = [place for place in sys.path if place.endswith("site-packages")]
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONPATH": os.pathsep.join((str(sources), *packages)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    real = Path(os.path.realpath(sys.executable))
+    for candidate in (real, Path(f"/usr/bin/python3.{sys.version_info.minor}")):
+        folders = (*candidate.parents, sources, *sources.parents, *map(Path, packages))
+        with contextlib.suppress(OSError):
+            if candidate.exists() and all(place.stat().st_mode & 0o001 for place in folders):
+                return str(candidate), environment
+    if os.geteuid() != 0:
+        return sys.executable, environment
+    pytest.skip("no Python of this version that an ordinary user may run")

@@ -82,7 +82,8 @@ class ProcessLauncher:
             uds.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             listener = await vsock.listen(heartbeat_address(uds))
         except vsock.VsockError as error:
-            raise LaunchFailed(error.what, why=error.why, fix=error.fix, code="in_use") from None
+            code = "in_use" if isinstance(error, vsock.ListenFailed) else error.code
+            raise LaunchFailed(error.what, why=error.why, fix=error.fix, code=code) from None
         except OSError as error:
             raise LaunchFailed(f"{uds.parent} can't be made ({error.strerror})") from None
         try:

@@ -40,6 +40,7 @@ _MACHINES = {62: "x86_64", 183: "aarch64"}
 _PT_INTERP = 3
 _MAX_PROGRAM_HEADERS = 64  # an interpreter has a dozen
 _MAX_INTERP = 256
+_MAX_ELF_SIZE = 1 << 40  # an offset above is none
 _MAX_LIBRARY_LIST = 16 << 10
 
 
@@ -128,15 +129,19 @@ def _loader(program: Path, machine: str) -> str | None:
             )
         (offset,) = struct.unpack_from("<Q", header, 32)
         size, count = struct.unpack_from("<HH", header, 54)
-        if size < 56 or count > _MAX_PROGRAM_HEADERS:
-            raise LaunchFailed("the image's Python is a malformed ELF program", code="image_has_no_python")
+        malformed = LaunchFailed("the image's Python is a malformed ELF program", code="image_has_no_python")
+        if size < 56 or count > _MAX_PROGRAM_HEADERS or offset > _MAX_ELF_SIZE:
+            raise malformed
         for number in range(count):
             file.seek(offset + number * size)
             entry = file.read(56)
             if len(entry) == 56 and struct.unpack_from("<I", entry)[0] == _PT_INTERP:
                 where, _, _, length = struct.unpack_from("<QQQQ", entry, 8)
+                if where > _MAX_ELF_SIZE:
+                    raise malformed
                 file.seek(where)
-                return os.fsdecode(file.read(min(length, _MAX_INTERP)).partition(b"\0")[0])
+                name = file.read(min(length, _MAX_INTERP)).partition(b"\0")[0]
+                return os.fsdecode(name)
     return None
 
 

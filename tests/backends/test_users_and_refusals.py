@@ -1,0 +1,104 @@
+"""As an ordinary user, as root, and where a container's profile refuses namespaces or everything."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geumgo.backends.process import probe
+from geumgo.backends.process._plan import Sandbox
+from geumgo.backends.process._sandboxes import Probe, SandboxUnavailable, candidates, unavailable
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+ATTACK = "import attacks\nresult = attacks.run(target)"
+
+
+def test_an_ordinary_user_has_both_sandboxes(
+    sandbox: str, drive: Any, host: dict[str, Any], allowed_numbers: list[int]
+) -> None:
+    host["pids"] = host["pids"][:1]
+    target = {**host, "allowed": allowed_numbers}
+    driven = drive(user=True, sandbox=sandbox, code=ATTACK, arguments={"target": target})
+    assert driven.told["sandbox"] == sandbox
+    status = Path(f"/proc/{driven.told['pid']}/status").read_text()
+    assert "\nUid:\t0\t" not in status
+    assert "\nCapEff:\t0000000000000000\n" in status
+    outcome = driven.told["result"]
+    assert len(outcome) > 1500
+    assert {name: got for name, got in outcome.items() if got.startswith("BREACH")} == {}
+
+
+@pytest.mark.parametrize("user", [True, False], ids=["ordinary user", "this user"])
+def test_where_namespaces_are_refused_landlock_is_chosen(drive: Any, works: Any, user: bool) -> None:
+    if works["landlock"] is not None:
+        pytest.skip(f"no Landlock here: {works['landlock']}")
+    driven = drive(refuse="namespaces", user=user)
+    assert driven.told["sandbox"] == "landlock"
+    assert driven.told["refused"] == "namespaces at namespaces: Operation not permitted"
+
+
+def test_where_both_are_refused_it_says_what_to_enable(drive: Any) -> None:
+    told = drive(refuse="namespaces,landlock").told
+    assert told["failed"] == "sandbox_unavailable"
+    for word in ("namespaces at namespaces", "landlock at landlock", "--unsandboxed", "sysctl", "lsm="):
+        assert word in told["text"]
+
+
+def test_what_was_asked_for_is_not_replaced(drive: Any) -> None:
+    assert drive(refuse="namespaces", sandbox="namespaces").told["failed"] == "sandbox_unavailable"
+
+
+def test_namespaces_are_better_and_come_first(drive: Any, works: Any) -> None:
+    if works["namespaces"] is not None:
+        pytest.skip(f"no namespaces here: {works['namespaces']}")
+    assert drive().told["sandbox"] == "namespaces"
+    assert drive(refuse="landlock").told["sandbox"] == "namespaces"
+
+
+def test_probe_names_what_it_found(works: dict[str, str | None]) -> None:
+    assert list(works) == ["namespaces", "landlock"]
+    assert probe() == works
+
+
+def test_root_that_cannot_be_given_up_is_refused_with_the_reason() -> None:
+    error = unavailable([Probe(Sandbox.NAMESPACES, "give up root: Operation not permitted")])
+    assert isinstance(error, SandboxUnavailable)
+    assert "runAsUser" in error.fix
+
+
+def test_an_unknown_sandbox_is_an_error() -> None:
+    for word in ("none", "chroot", ""):
+        with pytest.raises(SandboxUnavailable) as caught:
+            candidates(word)
+        assert caught.value.code == "unknown_sandbox"
+
+
+def test_a_killed_manager_takes_everything_with_it(drive: Any) -> None:
+    driven = drive()
+    pids = (driven.told["launcher"], driven.told["pid"])
+    watched = [os.pidfd_open(pid) for pid in pids]
+    driven.process.kill()
+    _ended(watched)
+    assert not Path(driven.told["image"]).exists()
+
+
+def test_a_killed_launcher_takes_the_program_with_it(drive: Any) -> None:
+    driven = drive()
+    watched = [os.pidfd_open(driven.told["pid"])]
+    os.kill(driven.told["launcher"], signal.SIGKILL)
+    _ended(watched)
+    driven.process.communicate(timeout=30)
+    assert not Path(driven.told["image"]).exists()  # the manager's side cleared up
+
+
+def _ended(watched: list[int]) -> None:
+    for pidfd in watched:
+        ready, _, _ = select.select([pidfd], [], [], 20)
+        assert ready, "still alive"
+        os.close(pidfd)
