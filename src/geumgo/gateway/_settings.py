@@ -25,7 +25,7 @@ class GatewaySettings:
     poll: float = 0.2
     """How often the files of the managers are looked at; a dead connection is noticed without them."""
     dial_timeout: float = 5.0
-    """From dialling an enclave to its description."""
+    """From dialling an enclave to the end of the handshake."""
     redial_least: float = 0.1
     """Pause after a first failure to reach an enclave; doubled each time."""
     redial_most: float = 2.0
@@ -34,7 +34,7 @@ class GatewaySettings:
     """How often an enclave that is not ready is asked whether it is."""
     describe_ready: float = 2.0
     """How often one that is ready is asked whether it still is."""
-    describe_timeout: float = 5.0
+    describe_timeout: float = 3.0
     """Longest wait for a description."""
     describe_misses: int = 2
     """Descriptions in a row that may be missing before the enclave counts as hung and is dropped."""
