@@ -447,7 +447,7 @@ class TestStreams:
         answers = await asyncio.gather(*(dial.call("k", timeout=20) for _ in range(300)))
         assert answers == [b"done"] * 300
         assert gate.peak <= 10
-        assert dial._admitted == 0
+        assert dial._turns._admitted == 0
 
     async def test_turns_are_not_lost_by_cancelling(self, pair: Pair) -> None:
         gate = Gate()
@@ -459,8 +459,8 @@ class TestStreams:
         gate.release.set()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert [task.result() for task in tasks[1::2]] == [b"done"] * 15
-        assert dial._admitted == 0
-        assert not dial._waiting
+        assert dial._turns._admitted == 0
+        assert not dial._turns._waiting
 
     async def test_too_many_that_wait(self, pair: Pair) -> None:
         gate = Gate()
@@ -521,7 +521,7 @@ class TestFlowControl:
     async def test_a_socket_that_is_full(self, pair: Pair) -> None:
         dial, accept = await pair()
         for connection in (dial, accept):
-            connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            connection._pump._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         async with await dial.open("k") as stream:
             for size in (100_000, 1, 300_000):
                 await stream.send(bytes(size))
@@ -531,7 +531,7 @@ class TestFlowControl:
     async def test_writes_stay_in_their_range(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
         dial, _ = await pair(_reply)
         sizes: list[int] = []
-        sock = dial._sock
+        sock = dial._pump._sock
 
         class Recorder:
             def send(self, data: memoryview) -> int:
@@ -541,7 +541,7 @@ class TestFlowControl:
             def __getattr__(self, name: str) -> Any:
                 return getattr(sock, name)
 
-        monkeypatch.setattr(dial, "_sock", Recorder())
+        monkeypatch.setattr(dial._pump, "_sock", Recorder())
         await asyncio.gather(
             dial.call("k", bytes(4 << 20)), *(dial.call("k", bytes(900)) for _ in range(500))
         )
@@ -676,7 +676,7 @@ class TestClose:
         for _ in range(20):
             peer.machine.open("k", {})
         await peer.send(peer.machine.take())
-        await eventually(lambda: connection._unsent is not None)
+        await eventually(lambda: connection._pump._unsent is not None)
         await connection.aclose()
         assert connection.closed
 
@@ -685,8 +685,8 @@ class TestClose:
         dial, accept = await pair(gate)
         sending = asyncio.ensure_future(dial.call("k", bytes(8 << 20)))
         await gate.entered.wait()
-        accept._loop.remove_reader(accept._sock)
-        accept._sock.shutdown(socket.SHUT_RDWR)
+        accept._loop.remove_reader(accept._pump._sock)
+        accept._pump._sock.shutdown(socket.SHUT_RDWR)
         with pytest.raises(ChannelClosed):
             await sending
         await dial.wait_closed()
@@ -701,7 +701,7 @@ class TestClose:
         await peer.send(peer.machine.take())
         peer.sock.close()
         connection._machine.ping(bytes(8))
-        connection._pump()
+        connection._pump.flush()
         assert await call == b"answer"
         await connection.wait_closed()
 

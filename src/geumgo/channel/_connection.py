@@ -1,17 +1,9 @@
-"""The asyncio side of a channel: one connected stream socket, read and written by readiness.
-
-Readiness callbacks instead of a transport: one system call a write with a size that is ours, a receive
-buffer that all connections share, and the same code for every loop and socket family (uvloop's
-transports don't know AF_VSOCK).
-"""
+"""The asyncio side of a channel: calls, streams, handlers and the life of one connection."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-import threading
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,13 +16,14 @@ from geumgo.channel._errors import (
     ChannelError,
     DeadlineExceeded,
     StreamReset,
-    UsageError,
 )
 from geumgo.channel._events import Ended, Event, Failed, GoAway, Message, Opened, Pong, Ready, WasReset
 from geumgo.channel._machine import ChannelMachine, Side
 from geumgo.channel._metadata import EMPTY, Metadata
-from geumgo.channel._settings import FLUSH_AT, MAX_PINGS, MAX_WAITING, MAX_WRITE, MessageBudget, Settings
+from geumgo.channel._pump import SocketPump
+from geumgo.channel._settings import FLUSH_AT, MAX_PINGS, MessageBudget, Settings
 from geumgo.channel._stream import Stream
+from geumgo.channel._turns import Turns
 from geumgo.channel._wire import Role
 
 __all__ = ("Connection", "Handler")
@@ -39,11 +32,7 @@ Handler = Callable[[Stream], Awaitable[None]]
 """Serves one stream that the peer opened. A `GeumgoError` that it raises resets the stream with its code,
 anything else with `internal`; it is cancelled when the stream or the connection goes."""
 
-_READ_SIZE = 256 << 10
-_shared = threading.local()
-"""One read buffer a thread for all its connections: it is copied out before the callback returns."""
-_WRITES_A_TURN = 8
-"""Full writes before other callbacks of the loop get their turn."""
+_DEADLINE = DeadlineExceeded().code
 _MAX_TIMEOUT_S = 0xFFFF_FFFF // 1000
 """Longest deadline that OPEN can say: seven weeks."""
 
@@ -67,7 +56,6 @@ class Connection:
         budget: MessageBudget | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._sock = sock
         self._handler = handler
         self._settings = settings
         self._control = control
@@ -76,22 +64,15 @@ class Connection:
         self._answers: dict[int, Message] = {}  # whose end hasn't come with them
         self._streams: dict[int, Stream] = {}
         self._deadlines = Deadlines(self._loop, self._expired)
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._admitted = 0  # were woken and haven't run yet
+        self._turns = Turns(self._machine)
         self._pings: dict[bytes, asyncio.Future[None]] = {}
         self._ping_count = 0
         self._idle: asyncio.Future[None] | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Event = asyncio.Event()
-        if not hasattr(_shared, "buffer"):
-            _shared.buffer = memoryview(bytearray(_READ_SIZE))
-        self._buffer: memoryview = _shared.buffer
-        self._unsent: memoryview | None = None
-        self._write_error: ChannelClosed | None = None
-        self._written: asyncio.Future[None] | None = None
-        self._flushing = False  # a flush is scheduled, or the socket is waited for
         self._closed = False
         self._goaway = ""
+        self._pump = SocketPump(self._loop, sock, self._take, self._received, self._ended)
         self.error: ChannelClosed | None = None
 
     # ---- making and ending ---------------------------------------------------------------------------
@@ -163,8 +144,7 @@ class Connection:
     ) -> Connection:
         sock.setblocking(False)
         connection = cls(sock, side, settings, handler, role, control, budget)
-        connection._loop.add_reader(sock, connection._on_readable)
-        connection._flush_soon()
+        connection._pump.flush_soon()
         try:
             async with asyncio.timeout(settings.handshake_timeout):
                 await connection._ready
@@ -204,7 +184,7 @@ class Connection:
         if self._closed:
             return
         self._machine.drain()
-        self._flush_soon()
+        self._pump.flush_soon()
         while self.in_flight and not self._closed:
             if self._idle is None or self._idle.done():
                 self._idle = self._loop.create_future()
@@ -213,10 +193,7 @@ class Connection:
     async def aclose(self) -> None:
         """Close: calls in flight fail, handlers are cancelled, what was written still leaves. Idempotent."""
         if not self._closed:
-            if self._flushing and self._write_error is None:
-                if self._written is None:
-                    self._written = self._loop.create_future()
-                await asyncio.wait((self._written,), timeout=self._settings.close_timeout)
+            await self._pump.written(self._settings.close_timeout)
             self._lose(ChannelClosed("the connection was closed"))
         await self.wait_closed()
 
@@ -272,8 +249,8 @@ class Connection:
         machine = self._machine
         loop = self._loop
         when = None if timeout is None else loop.time() + min(timeout, _MAX_TIMEOUT_S)
-        if self._waiting or not machine.can_open:
-            await self._turn(when)
+        if self._turns or not machine.can_open:
+            await self._turns.wait(when)
         number = machine.open(
             kind,
             metadata,
@@ -282,10 +259,9 @@ class Connection:
             end=True,
         )
         if machine.backlog >= FLUSH_AT:
-            self._pump()
-        elif not self._flushing:
-            self._flushing = True
-            loop.call_soon(self._flush)
+            self._pump.flush()
+        elif not self._pump.busy:
+            self._pump.flush_soon()
         future: asyncio.Future[bytes] = loop.create_future()
         self._calls[number] = future
         if when is None:
@@ -315,10 +291,10 @@ class Connection:
             ChannelClosed, ChannelBusy, DeadlineExceeded, MessageTooLarge: as `call`.
         """
         when = None if timeout is None else self._loop.time() + min(timeout, _MAX_TIMEOUT_S)
-        if self._waiting or not self._machine.can_open:
-            await self._turn(when)
+        if self._turns or not self._machine.can_open:
+            await self._turns.wait(when)
         number = self._machine.open(kind, metadata, deadline_ms=0 if when is None else self._left(when))
-        self._flush_soon()
+        self._pump.flush_soon()
         stream = Stream(self, number, kind, metadata, when)
         self._streams[number] = stream
         if when is not None:
@@ -342,7 +318,7 @@ class Connection:
         future: asyncio.Future[None] = self._loop.create_future()
         self._pings[payload] = future
         self._machine.ping(payload)
-        self._flush_soon()
+        self._pump.flush_soon()
         start = self._loop.time()
         try:
             async with asyncio.timeout(timeout):
@@ -360,76 +336,33 @@ class Connection:
             raise DeadlineExceeded
         return int(left) or 1
 
-    async def _turn(self, when: float | None) -> None:
-        """Wait, first come, first served, until a stream can be opened."""
-        machine = self._machine
-        if len(self._waiting) >= MAX_WAITING:
-            raise ChannelBusy(f"{MAX_WAITING} callers wait for this connection already")
-        if machine.peer is not None and not machine.peer.max_streams:
-            raise UsageError("the peer takes no streams")
-        put = self._waiting.append
-        try:
-            async with asyncio.timeout_at(when):
-                while not (self._closed or self.draining):  # opening says so then
-                    future: asyncio.Future[None] = self._loop.create_future()
-                    put(future)
-                    try:
-                        await future
-                    except asyncio.CancelledError:
-                        if future.cancelled():
-                            with contextlib.suppress(ValueError):  # passed over meanwhile
-                                self._waiting.remove(future)
-                        else:
-                            self._admitted -= 1
-                            self._admit()  # a turn that wasn't used is the next one's
-                        raise
-                    self._admitted -= 1
-                    if machine.can_open:
-                        return
-                    put = self._waiting.appendleft
-        except TimeoutError:
-            raise DeadlineExceeded from None
-
-    def _admit(self) -> None:
-        """Let as many waiting callers go on as can open now."""
-        machine = self._machine
-        if machine.peer is None:
-            return
-        free = machine.peer.max_streams - machine.outbound
-        over = self._closed or self.draining
-        while self._waiting and (over or (free > self._admitted and machine.can_open)):
-            future = self._waiting.popleft()
-            if not future.done():
-                self._admitted += 1
-                future.set_result(None)
-
     def _abandon(self, number: int) -> None:
         if number in self._calls:
             self._machine.reset(number, "cancelled")
             self._end_call(number, StreamReset("cancelled"))
-            self._flush_soon()
+            self._pump.flush_soon()
             self._settle()
 
     def _expired(self, number: int) -> None:
-        self._machine.reset(number, "deadline_exceeded", True)
+        self._machine.reset(number, _DEADLINE, True)
         if number in self._calls:
             self._end_call(number, DeadlineExceeded())
         elif number in self._streams:
             self._drop(self._streams[number], DeadlineExceeded())
-        self._flush_soon()
+        self._pump.flush_soon()
         self._settle()
 
     # ---- for streams ---------------------------------------------------------------------------------------
 
     def _consumed(self, number: int, price: int, held: int) -> None:
         self._machine.consumed(number, price, held)
-        if not self._flushing and self._machine.has_output:
-            self._flush_soon()
+        if not self._pump.busy and self._machine.has_output:
+            self._pump.flush_soon()
 
     def _reset(self, stream: Stream, code: str, retryable: bool) -> None:
         if stream._error is None and self._machine.is_open(stream.id):
             self._machine.reset(stream.id, code, retryable)
-            self._flush_soon()
+            self._pump.flush_soon()
             self._drop(stream, StreamReset(code if code in CODES else "internal", retryable))
         else:
             self._discard_messages(stream)
@@ -468,8 +401,8 @@ class Connection:
 
     def _settle(self) -> None:
         """See to those who wait for fewer streams."""
-        if self._waiting:
-            self._admit()
+        if self._turns:
+            self._turns.admit()
         if self._idle is not None and not self.in_flight and not self._idle.done():
             self._idle.set_result(None)
 
@@ -531,33 +464,11 @@ class Connection:
 
     # ---- what arrives ------------------------------------------------------------------------------------------
 
-    def _on_readable(self) -> None:
-        if self._closed:
-            return
-        try:
-            self._read()
-        except Exception:  # a defect of ours must not leave callers waiting for ever
-            self._lose(ChannelClosed("the connection failed by an internal error"))
-            raise
-
-    def _read(self) -> None:
-        try:
-            count = self._sock.recv_into(self._buffer)
-        except (BlockingIOError, InterruptedError):
-            if self._write_error is not None:
-                self._lose(self._write_error)
-            return
-        except OSError as error:
-            self._lose(ChannelClosed(f"the connection broke ({error.strerror})"))
-            return
-        if not count:
-            reason = f" [{self._goaway}]" if self._goaway else ""
-            self._lose(ChannelClosed(f"the peer closed the connection{reason}"))
-            return
+    def _received(self, data: bytes) -> None:
         machine = self._machine
         calls = self._calls
         credit = 0
-        for event in machine.receive(bytes(self._buffer[:count])):
+        for event in machine.receive(data):
             if type(event) is Message:
                 number = event.stream
                 future = calls.get(number)
@@ -585,12 +496,16 @@ class Connection:
                 self._on_event(event)
         if credit:
             machine.consumed(0, credit)  # the streams of calls need none: they are over
-        if not self._flushing and machine.has_output:
-            self._flush_soon()
-        if self._waiting or self._idle is not None:
+        if not self._pump.busy and machine.has_output:
+            self._pump.flush_soon()
+        if self._turns or self._idle is not None:
             self._settle()
-        if self._write_error is not None:
-            self._loop.call_soon(self._on_readable)
+
+    def _ended(self, error: ChannelClosed) -> None:
+        """The socket gives nothing more."""
+        if self._goaway:
+            error = ChannelClosed(f"{error.what} [{self._goaway}]")
+        self._lose(error)
 
     def _odd_answer(self, event: Message) -> None:
         """An answer to a call whose end comes apart from it, or one too many."""
@@ -623,7 +538,9 @@ class Connection:
             elif event.stream in self._streams:
                 self._streams[event.stream]._peer_ended()
         elif isinstance(event, WasReset):
-            error = StreamReset(event.code, event.retryable)
+            error = (
+                DeadlineExceeded() if event.code == _DEADLINE else StreamReset(event.code, event.retryable)
+            )
             stream = self._streams.get(event.stream)
             if stream is None:
                 self._end_call(event.stream, error)
@@ -642,71 +559,23 @@ class Connection:
             self._goaway = event.code
             self._settle()
         elif isinstance(event, Failed):
-            self._flush()
+            self._pump.flush()
             self._lose(event.error)
 
     # ---- what leaves --------------------------------------------------------------------------------------------
 
-    def _flush_soon(self) -> None:
-        """Write once the callbacks that are due now have had their say: one write for all of them."""
-        if not self._flushing and not self._closed:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        if self._unsent is None:
-            self._flushing = False
-            self._pump()
-
-    def _pump(self) -> None:
-        """Write what there is until the socket is full."""
-        if self._closed or self._unsent is not None:
-            return
+    def _take(self) -> bytes:
+        """Return what to write next, and tell senders whose message leaves with it."""
         machine = self._machine
-        for _ in range(_WRITES_A_TURN):
-            data = machine.take()
-            if not data:
-                break
-            for number in machine.sent():
-                stream = self._streams.get(number)
-                if stream is not None:
-                    stream._left()
-                    self._over(stream)
-            if not self._write(memoryview(data)):
-                break
-        else:
-            self._flush_soon()
-        if self._waiting:
-            self._admit()
-        if self._written is not None and not self._flushing and not self._written.done():
-            self._written.set_result(None)
-
-    def _write(self, data: memoryview) -> bool:
-        """Write all of `data` and return True, or keep the rest, wait for the socket and return False."""
-        try:
-            while data:
-                data = data[self._sock.send(data[:MAX_WRITE]) :]
-            return True
-        except (BlockingIOError, InterruptedError):
-            self._unsent = data
-            self._flushing = True
-            self._loop.add_writer(self._sock, self._on_writable)
-        except OSError as error:
-            # What the peer said before it went may still be there: read that, then give up.
-            self._unsent = data
-            self._flushing = True
-            self._write_error = ChannelClosed(f"the connection broke ({error.strerror})")
-            self._loop.call_soon(self._on_readable)
-        return False
-
-    def _on_writable(self) -> None:
-        data = self._unsent
-        if data is None:
-            return
-        self._unsent = None
-        self._loop.remove_writer(self._sock)
-        if self._write(data):
-            self._flush()
+        data = machine.take()
+        for number in machine.sent():
+            stream = self._streams.get(number)
+            if stream is not None:
+                stream._left()
+                self._over(stream)
+        if self._turns:
+            self._turns.admit()
+        return data
 
     def _why(self) -> ChannelClosed:
         error = self.error or ChannelClosed("the connection is closed")
@@ -718,10 +587,7 @@ class Connection:
             return
         self._closed = True
         self.error = error
-        self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
-        self._sock.close()
-        self._unsent = None
+        self._pump.close()
         self._deadlines.clear()
         if self._control is not None:
             self._control.release(self)
@@ -737,8 +603,7 @@ class Connection:
             stream._fail(self._why())
             self._end_handler(stream)
             self._over(stream)
-        self._settle()
-        for future in (self._written, self._idle):
-            if future is not None and not future.done():
-                future.set_result(None)
+        self._turns.close()
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
         self._gone.set()

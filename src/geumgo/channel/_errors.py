@@ -62,7 +62,7 @@ class StreamReset(ChannelError):
 
 
 class DeadlineExceeded(StreamReset):
-    """Raised when the deadline of a call or stream passed on this side."""
+    """Raised when the deadline of a call or stream passed, whichever side noticed first."""
 
     def __init__(self) -> None:
         super().__init__("deadline_exceeded", True)

@@ -66,11 +66,12 @@ MAX_PINGS = 8
 STREAM_SLACK = 2
 """A peer's streams, with those whose handler still tidies up, may reach this multiple of `max_streams`:
 the peer sees the answer, and may open the next stream, before the handler has returned."""
-ABUSE_BURST = 10_000
+ABUSE_BURST = 20_000
 """Frames that make work and bring nothing (resets of the peer's own streams, refused streams, pings) that
-a peer may send at once: several times all its streams being cancelled."""
-ABUSE_PER_SECOND = 2_000
-"""How many of them it may send for good; each stream that ends well allows for one more."""
+a peer may send at once: many times all its streams being cancelled."""
+ABUSE_PER_SECOND = 10_000
+"""How many of them it may send for good. A gateway whose enclave is too slow cancels thousands a second;
+their memory is bounded by the streams, so this bounds only the work, to a fraction of a core."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,8 +105,8 @@ class Stream:
         data, price, held = self._messages.popleft()
         connection = self._connection
         connection._machine.consumed(self.id, price, held)
-        if not connection._flushing and connection._machine.backlog:
-            connection._flush_soon()
+        if not connection._pump.busy and connection._machine.backlog:
+            connection._pump.flush_soon()
         return data
 
     async def send(self, message: bytes, *, end: bool = False) -> None:
@@ -138,9 +138,9 @@ class Stream:
             if done and self._recv_ended and self._task is None:
                 connection._over(self)
         if machine.backlog >= FLUSH_AT:
-            connection._pump()
-        elif not connection._flushing:
-            connection._flush_soon()
+            connection._pump.flush()
+        elif not connection._pump.busy:
+            connection._pump.flush_soon()
         return done
 
     async def _leave(self) -> None:
@@ -164,7 +164,7 @@ class Stream:
         if not self._send_ended and self._error is None:
             self._send_ended = True
             self._connection._machine.end(self.id)
-            self._connection._flush_soon()
+            self._connection._pump.flush_soon()
             if self._recv_ended:
                 self._connection._over(self)
 
