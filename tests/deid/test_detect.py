@@ -159,6 +159,11 @@ def test_an_account_is_not_taken_for_a_phone_and_a_phone_not_for_an_account():
     assert found("농협 302-1234-5678-91 입금") == [("ACCOUNT", "302-1234-5678-91")]
 
 
+def test_a_plate_behind_a_short_number():
+    assert found("3 12가3456") == [("VEHICLE", "12가3456")]
+    assert found("No.3-123가3456") == [("VEHICLE", "123가3456")]
+
+
 def test_several_in_one_text():
     text = f"{RRN} 010-1234-5678 hong@example.com, 4111 1111 1111 1111 / 120-81-47521"
     assert [entity for entity, _ in found(text)] == ["RRN", "PHONE", "EMAIL", "CARD", "BRN"]

@@ -10,6 +10,7 @@ made of digits alone has bounded patterns of its own, in `_mixed` (passport, pla
 from __future__ import annotations
 
 import re
+from operator import itemgetter
 from typing import NamedTuple
 
 from geumgo.deid._context import context_of
@@ -32,6 +33,9 @@ _MARKS = re.compile(r"([-. ()]+)")
 
 _LEAST = 6
 """Shortest chain, separators included, that holds one of our numbers: a birth date, 960101."""
+
+
+_START = itemgetter(1)
 
 
 class Finding(NamedTuple):
@@ -82,10 +86,11 @@ def _find_numbers(text: str) -> list[Hit]:
         start, end = match.span()
         if end - start >= _LEAST:
             _look_at_chain(text, start, match[0], found)
-        elif 2 <= end - start <= 3:
-            hit = find_mixed(text, start, end)
-            if hit is not None:
-                found.append(hit)
+            continue
+        # Too short for a number, but its last group may begin a plate or a passport: "3 12가3456".
+        last = len(_MARKS.split(match[0])[-1]) if end - start > 3 else end - start
+        if last in (2, 3) and (hit := find_mixed(text, end - last, end)) is not None:
+            found.append(hit)
     return found
 
 
@@ -144,7 +149,7 @@ def resolve(findings: list[Finding]) -> list[Finding]:
     """
     if len(findings) < 2:
         return findings
-    ordered = sorted(findings, key=lambda f: (f.start, f.end, PRIORITY.get(f.entity, -1)))
+    ordered = sorted(findings, key=_START)
     out: list[Finding] = []
     cluster = [ordered[0]]
     end = ordered[0].end
