@@ -30,8 +30,6 @@ from geumgo.backends.process._paths import LOCK_FILE, VSOCK_SOCKET
 from geumgo.backends.process._plan import BROKER_FD, NSM_FD, Plan, Sandbox
 from geumgo.backends.process._sandboxes import Probe, candidates, probe, run_as, start_confined, unavailable
 from geumgo.image import Eif, measure, read_eif, unpack
-from geumgo.testing.nsm import NsmAuthority, SoftwareNsm, serve_nsm
-from geumgo.testing.nsm.software import DEFAULT_REGION
 
 _CORE = 1  # no core dump, not even to a program (see _limits)
 
@@ -174,6 +172,10 @@ class Launch:
 
     def _measure(self, eif: Eif, image: int) -> None:
         """Hash the whole image, then serve the NSM: no answer comes before the image is known."""
+        # Not at the top: half of a launch's time would go by before the program starts.
+        from geumgo.testing.nsm import NsmAuthority, SoftwareNsm, serve_nsm
+        from geumgo.testing.nsm.software import DEFAULT_REGION
+
         measured = measure(eif)
         if _version(image) != self._version:
             raise LaunchFailed(
