@@ -2,6 +2,7 @@
 
 from geumgo._base.clock import Clock, SystemClock
 from geumgo._base.codes import CODES, Code
+from geumgo._base.core import forbid_core_dumps
 from geumgo._base.errors import GeumgoError
 
-__all__ = ("CODES", "Clock", "Code", "GeumgoError", "SystemClock")
+__all__ = ("CODES", "Clock", "Code", "GeumgoError", "SystemClock", "forbid_core_dumps")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from geumgo._base import GeumgoError
+from geumgo._base import GeumgoError, forbid_core_dumps
 from geumgo.api import ApiSettings, configure_logging, settings_from_environment
 from geumgo.gateway._server import ServeOptions, serve
 from geumgo.gateway._settings import GatewaySettings
@@ -18,6 +18,7 @@ from geumgo.gateway._settings import GatewaySettings
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, serve, return the exit status."""
     options, level = _parse(arguments)
+    forbid_core_dumps()  # it holds requests, those to open operations in clear
     try:
         api = settings_from_environment(ApiSettings, "GEUMGO_API_", os.environ)
         settings = settings_from_environment(GatewaySettings, "GEUMGO_GATEWAY_", os.environ)

@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import re
-import resource
 import signal
 import sys
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge
 
-from geumgo._base import GeumgoError, SystemClock
+from geumgo._base import GeumgoError, SystemClock, forbid_core_dumps
 from geumgo.api import (
     ApiSettings,
     EdgeMetrics,
@@ -190,9 +189,7 @@ def _launcher_options(options: argparse.Namespace) -> dict[str, object]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the manager; exit codes: 0 stopped as asked, 1 failed with a message, 2 wrong usage."""
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    # A core dump would hold bodies that pass through. They are sealed, but nobody needs them on a disk.
-    # 1, not 0: at 1 a core pattern that is a pipe gets nothing either (core(5)).
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    forbid_core_dumps()  # bodies are sealed, but nobody needs them on a disk
     log = configure_logging("manager", level=options.log_level)
     try:
         asyncio.run(run(options, log))

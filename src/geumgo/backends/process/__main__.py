@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from geumgo._base import GeumgoError
+from geumgo._base import GeumgoError, forbid_core_dumps
 from geumgo.backends._api import LaunchFailed
 from geumgo.backends.process import _tree
 from geumgo.backends.process._child import Child, StepFailed, start
@@ -30,8 +29,6 @@ from geumgo.backends.process._paths import LOCK_FILE, VSOCK_SOCKET
 from geumgo.backends.process._plan import BROKER_FD, NSM_FD, Plan, Sandbox
 from geumgo.backends.process._sandboxes import Probe, candidates, probe, run_as, start_confined, unavailable
 from geumgo.image import Eif, measure, read_eif, unpack
-
-_CORE = 1  # no core dump, not even to a program (see _limits)
 
 
 def tell(event: Event) -> None:
@@ -65,7 +62,6 @@ class Launch:
         self.runtime = Path(order.runtime_dir)
         self.usage = Usage(order.memory_mib << 20, choose_cpus(order.cpus, order.cid))
         self.uid = None if order.unsandboxed else run_as()
-        self.folder: Path | None = None
         self.cgroup = Cgroup(())
         self._version = (0, 0, 0)
         self.broker, self._program_broker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -118,9 +114,9 @@ class Launch:
             ) from None
 
     def _unpack(self, eif: Eif) -> _tree.Tree:
-        self.folder = _tree.choose_folder(self.runtime, self.uid, eif.source.size)
-        (self.runtime / _tree.IMAGE_LINK).symlink_to(self.folder)
-        into = self.folder / "image"
+        folder = _tree.choose_folder(self.runtime, self.uid, eif.source.size)
+        (self.runtime / _tree.IMAGE_LINK).symlink_to(folder)
+        into = folder / "image"
         unpacked = unpack(eif, into)
         tree = _tree.describe(unpacked.root, unpacked.cmd, unpacked.env, machine=os.uname().machine)
         _tree.place_init_files(tree, into)
@@ -150,7 +146,7 @@ class Launch:
                 os.close(number)
             self._program_broker.close()
             self._program_nsm.close()
-        tell(Started(child.pid, sandbox.value, self.cgroup.made, str(self.folder), refused))
+        tell(Started(child.pid, sandbox.value, self.cgroup.made, refused))
         return child
 
     def _start_by(self, tree: _tree.Tree, plan: Callable[[Sandbox], Plan]) -> tuple[Child, Sandbox, str]:
@@ -204,7 +200,7 @@ def main() -> int:
             msgspec.json.encode({found.sandbox.value: found.refused for found in probe()}) + b"\n"
         )
         return 0
-    resource.setrlimit(resource.RLIMIT_CORE, (_CORE, _CORE))
+    forbid_core_dumps()  # it holds the software NSM's key
     os.umask(0o077)
     try:
         last = Launch(read_order()).run()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from geumgo._base import GeumgoError
+from geumgo._base import GeumgoError, forbid_core_dumps
 from geumgo.attestation import TrustRoots
 from geumgo.testing.kms._app import ACCOUNT, REGION
 from geumgo.testing.kms._server import serve
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--region", default=REGION, help="(default %(default)s)")
     parser.add_argument("--account", default=ACCOUNT, help="(default %(default)s)")
     options = parser.parse_args(arguments)
+    forbid_core_dumps()  # it holds keys
     # uvicorn stops gracefully and then raises the signal again; to be told to stop is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
