@@ -49,6 +49,11 @@ def test_values_that_overlap_are_both_found():
     assert {f.value for f in search.find(b"x0123456789012345x", "")} == {0, 1}
 
 
+@pytest.mark.parametrize("key", [b"\0" * 9 + b"key", b"k" + b"\0" * 11, b"\1" * 12])
+def test_keys_with_zeros(key):
+    assert Search([key]).find(b"before" + key + b"after", "")[0].offset == 6
+
+
 @pytest.mark.parametrize("around", [0, 1, 5, 12, 13])
 def test_across_blocks(search, around):
     data = bytearray(3 * BLOCK)

@@ -30,6 +30,9 @@ MAX_FINDINGS = 100
 MAX_SEEN = 1 << 20
 """Digests of searched blocks that are kept, some 100 MB of them: blocks of 64 GiB."""
 
+_KINDS = {"hex": "hex", "base64": "base64"}
+"""What is searched for in passes of its own: the more alike the patterns of a pass, the fewer places to look up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -63,12 +66,12 @@ class Search:
     """
 
     def __init__(self, values: Iterable[str | bytes], *, min_length: int = MIN_LENGTH) -> None:
-        by_encoding: dict[str, list[Pattern]] = {}
+        by_kind: dict[str, list[Pattern]] = {}
         self._longest = 0
         for pattern in patterns(values, min_length=min_length):
-            by_encoding.setdefault(pattern.encoding, []).append(pattern)
+            by_kind.setdefault(_KINDS.get(pattern.encoding[:6], "text"), []).append(pattern)
             self._longest = max(self._longest, len(pattern.data))
-        self._groups = [_Group(group) for group in by_encoding.values()]
+        self._groups = [_Group(group) for group in by_kind.values()]
         self._clean: set[bytes] = set()
 
     def __repr__(self) -> str:
@@ -144,33 +147,32 @@ class Search:
 
 
 class _Group:
-    """Patterns of one encoding."""
+    """Patterns that are searched for in one pass."""
 
     def __init__(self, group: list[Pattern]) -> None:
         self.size = len(group)
-        shortest = min(len(pattern.data) for pattern in group)
-        classes = [
-            frozenset(pattern.data[place] for pattern in group) for place in range(min(shortest, 2 * WINDOW))
-        ]
-        # Zeros fill most of a memory, so the engine must not stop at each of them.
-        self._skip = next((place for place, present in enumerate(classes) if 0 not in present), 0)
-        window = classes[self._skip : self._skip + WINDOW]
-        self._window = len(window)
-        head, rest = _class(window[0]), b"".join(_class(present) for present in window[1:])
-        self._places = re.compile(head + b"(?=" + rest + b")", re.DOTALL)
-        self._table: dict[bytes, list[Pattern]] = {}
-        for pattern in group:
-            key = pattern.data[self._skip : self._skip + self._window]
-            self._table.setdefault(key, []).append(pattern)
+        # Zeros fill most of a memory, so the engine must not stop at each: windows begin after leading ones.
+        places = [(pattern, _zeros(pattern.data)) for pattern in group]
+        self._window = min(WINDOW, *(len(pattern.data) - skip for pattern, skip in places))
+        self._table: dict[bytes, list[tuple[Pattern, int]]] = {}
+        for pattern, skip in places:
+            key = pattern.data[skip : skip + self._window]
+            self._table.setdefault(key, []).append((pattern, skip))
+        classes = [_class(frozenset(key[place] for key in self._table)) for place in range(self._window)]
+        self._places = re.compile(classes[0] + b"(?=" + b"".join(classes[1:]) + b")", re.DOTALL)
 
     def find(self, block: bytes) -> Iterable[tuple[int, Pattern]]:
         """Yield where in `block` which pattern begins."""
         for match in self._places.finditer(block):
             at = match.start()
-            for pattern in self._table.get(block[at : at + self._window], ()):
-                start = at - self._skip
-                if start >= 0 and block.startswith(pattern.data, start):
-                    yield start, pattern
+            for pattern, skip in self._table.get(block[at : at + self._window], ()):
+                if at >= skip and block.startswith(pattern.data, at - skip):
+                    yield at - skip, pattern
+
+
+def _zeros(data: bytes) -> int:
+    """Return how many zeros `data` begins with; its last byte doesn't count."""
+    return len(data) - 1 - len(data[:-1].lstrip(b"\0"))
 
 
 def _class(present: frozenset[int]) -> bytes:
