@@ -49,7 +49,7 @@ class TestOrder:
         order = _order.Order("n", "/e", "/r", "/s", 16, 512, 2, debug=True)
         assert _order.decode_order(_order.encode(order)) == order
         for event in (
-            _order.Started(1, "landlock", False, "/t"),
+            _order.Started(1, "landlock", False, "why"),
             _order.Measured("i-1", {"PCR0": "0"}),
             _order.Ended(None, "why"),
             _order.Failed("code", "what"),

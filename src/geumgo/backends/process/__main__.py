@@ -61,7 +61,7 @@ class Launch:
         self.order = order
         self.runtime = Path(order.runtime_dir)
         self.usage = Usage(order.memory_mib << 20, choose_cpus(order.cpus, order.cid))
-        self.uid = None if order.unsandboxed else run_as()
+        self.uid = run_as()
         self.cgroup = Cgroup(())
         self._version = (0, 0, 0)
         self.broker, self._program_broker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from geumgo import vsock
 from geumgo._base import GeumgoError
+from geumgo.backends._api import SandboxUnavailable
 from geumgo.backends.process._child import Child
 from geumgo.backends.process._order import MAX_LINE, Ended, Event, Failed, decode_request
 from geumgo.vsock.broker import BrokerError, BrokerServer
@@ -166,7 +167,7 @@ class Host:
 def failure(error: BaseException) -> Failed:
     """Return the event for an error; of a foreign one only its type."""
     if isinstance(error, GeumgoError):
-        kind = "sandbox" if error.code == "sandbox_unavailable" else "launch"
+        kind = "sandbox" if isinstance(error, SandboxUnavailable) else "launch"
         return Failed(error.code, error.what, error.why, error.fix, error.retryable, kind)
     return Failed("internal", f"the launcher process failed ({type(error).__name__})")
 

@@ -131,7 +131,12 @@ class ProcessLauncher:
 
 
 class ProcessEnclave:
-    """A launcher process and the program that it runs. Made by :class:`ProcessLauncher`."""
+    """A launcher process and the program that it runs. Made by :class:`ProcessLauncher`.
+
+    Attributes:
+        refused: why a better sandbox was not had; empty if it was.
+        cgroup: whether a cgroup limits its memory besides the rlimits.
+    """
 
     def __init__(
         self, spec: EnclaveSpec, order: Order, uds: Path, process: asyncio.subprocess.Process
@@ -143,6 +148,7 @@ class ProcessEnclave:
         self.pid = 0
         self.sandbox = ""
         self.refused = ""
+        self.cgroup = False
         self.measurements: Mapping[str, str] = {}
         self._uds = uds
         self._process = process
@@ -296,7 +302,8 @@ class ProcessEnclave:
     def _take(self, event: Event) -> None:
         match event:
             case Started():
-                self.pid, self.sandbox, self.refused = event.pid, event.sandbox, event.refused
+                self.pid, self.sandbox = event.pid, event.sandbox
+                self.refused, self.cgroup = event.refused, event.cgroup
             case Measured():
                 self.enclave_id, self.measurements = event.enclave_id, event.measurements
                 if not self._ready.done():

@@ -80,14 +80,12 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
         pid: its process id.
         sandbox: how it is confined.
         cgroup: whether a cgroup limits its memory too.
-        tree: the folder that the image was unpacked to, to be removed if the launcher can't.
         refused: why the better sandbox was not had; empty if it was.
     """
 
     pid: int
     sandbox: str
     cgroup: bool
-    tree: str
     refused: str = ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -125,6 +124,4 @@ def probe() -> tuple[Probe, ...]:
             os.close(child.pidfd)
             _, status = os.waitpid(child.pid, 0)
             found.append(Probe(sandbox, None if status == 0 else f"ended with status {status}"))
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
     return tuple(found)
