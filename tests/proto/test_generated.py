@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,18 @@ def test_the_stubs_are_those_of_the_proto_file() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_packages_that_we_ask_for_are_new_enough_for_the_stubs() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extra = tomllib.load(file)["project"]["optional-dependencies"]["server"]
+    least = dict(item.split(">=") for item in extra)
+    stubs = ROOT / "src" / "geumgo" / "proto" / "v1"
+    grpcio = re.search(r"GRPC_GENERATED_VERSION = '(\S+)'", (stubs / "enclave_pb2_grpc.py").read_text())
+    protobuf = re.search(r"Protobuf Python Version: (\S+)", (stubs / "enclave_pb2.py").read_text())
+    assert grpcio is not None
+    assert protobuf is not None
+    assert (least["grpcio"], least["protobuf"]) == (grpcio[1], protobuf[1])
 
 
 def test_other_languages_see_the_usual_names() -> None:
