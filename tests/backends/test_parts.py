@@ -225,6 +225,18 @@ class TestTree:
         assert _tree.choose_folder(tmp_path, None, 10 << 20).parent == memory
         assert _tree.choose_folder(tmp_path, None, 512 << 20).parent == tmp_path
 
+    def test_a_user_without_home_and_temporary_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def nowhere() -> str:
+            raise FileNotFoundError
+
+        monkeypatch.setattr(_tree, "_MEMORY", tmp_path / "absent")
+        monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+        for home in ("", "relative"):
+            monkeypatch.setenv("HOME", home)
+            assert _tree.choose_folder(tmp_path, None, 1000).parent == tmp_path
+
     def test_reachable(self, tmp_path: Path) -> None:
         (tmp_path / "a:b").mkdir()
         assert not _tree.reachable(tmp_path / "a:b", None)

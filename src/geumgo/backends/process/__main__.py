@@ -208,6 +208,9 @@ def main() -> int:
         last = failure(error)
     except OSError as error:
         last = failure(LaunchFailed(f"the launch failed ({error.strerror}: {error.filename})"))
+    except Exception as error:  # a defect of ours: the manager is told, and standard error has the place
+        tell(failure(error))
+        raise
     tell(last)
     return 0
 

@@ -212,6 +212,18 @@ def _free(folder: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def _temporary() -> tuple[Path, ...]:
+    with contextlib.suppress(OSError):  # there is none that can be written
+        return (Path(tempfile.gettempdir()),)
+    return ()
+
+
+def _home() -> tuple[Path, ...]:
+    # Not Path.home(): a container's user may have no account, and no variable either.
+    home = os.environ.get("HOME", "")
+    return (Path(home),) if os.path.isabs(home) else ()
+
+
 def choose_folder(runtime: Path, uid: int | None, size: int) -> Path:
     """Make a private folder to unpack an image of `size` bytes into.
 
@@ -222,7 +234,7 @@ def choose_folder(runtime: Path, uid: int | None, size: int) -> Path:
     Raises:
         LaunchFailed: nowhere on this machine.
     """
-    others = (runtime, Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/run"), Path.home())
+    others = (runtime, *_temporary(), Path("/var/tmp"), Path("/run"), *_home())
     memory = (_MEMORY,) if _free(_MEMORY) >= _PLENTY * size else ()
     for candidate in dict.fromkeys(Path(os.path.realpath(place)) for place in (*memory, *others)):
         if reachable(candidate, uid) and _free(candidate) >= size:
