@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import ssl
 import subprocess
 import sys
 import venv
@@ -22,6 +21,18 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 WORK = ROOT / "build" / "bootstrap"
 OLDEST = (3, 11)
+DEBIAN_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+"""Where Debian's pip expects certificates, whether or not the package that has them is installed."""
+WITH_BUNDLE = """\
+import runpy, sys
+_, wheel, bundle = sys.argv[:3]
+sys.path.insert(0, wheel)
+from pip._vendor import certifi
+certifi.where = lambda: bundle
+sys.argv[:3] = ["pip"]
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+"""Runs pip out of its wheel. `--cert` would be too late: pip loads its usual file before it reads options."""
 
 
 def main(lock_name: str) -> int:
@@ -33,14 +44,13 @@ def main(lock_name: str) -> int:
         )
     lock = ROOT / "requirements" / f"{lock_name}.txt"
     stamp = VENV / f".installed-{lock_name}"
-    wanted = hashlib.sha256(
-        lock.read_bytes() + (ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()
-    ).hexdigest()
-    if stamp.is_file() and stamp.read_text() == wanted and PYTHON.exists():
+    wanted = hashlib.sha256(lock.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    usable = venv_is_usable()
+    if usable and stamp.is_file() and stamp.read_text() == wanted:
         return 0
-    if not PYTHON.exists():
+    if not usable:
         print("bootstrap: making .venv", flush=True)
-        venv.EnvBuilder(with_pip=False, symlinks=True).create(VENV)
+        venv.EnvBuilder(with_pip=False, symlinks=True, clear=True).create(VENV)
     pip = find_pip()
     if pip is None:
         return fail(
@@ -51,12 +61,22 @@ def main(lock_name: str) -> int:
     install = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     if run([*install, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)]) != 0:
         return fail(
-            "Some packages could not be installed.", "Is a package index reachable? pip's message is above."
+            "Some packages could not be installed; pip's message is above.",
+            "A package index must be reachable; PIP_INDEX_URL and PIP_CERT name one of your own.",
         )
     if run([*install, "--no-deps", "--no-build-isolation", "--no-index", "-e", str(ROOT)]) != 0:
         return fail("Geumgo itself could not be installed into .venv.", "Delete .venv and run make again.")
     stamp.write_text(wanted)
     return 0
+
+
+def venv_is_usable() -> bool:
+    """Whether `.venv` has an interpreter and was made in this folder, which its programs name."""
+    facts = VENV / "pyvenv.cfg"
+    if not PYTHON.exists() or not facts.is_file():
+        return False
+    lines = facts.read_text().splitlines()
+    return all(line.endswith(f" {VENV}") for line in lines if line.startswith("command = "))
 
 
 def find_pip() -> list[str] | None:
@@ -68,7 +88,9 @@ def find_pip() -> list[str] | None:
     wheel = distribution_wheel()
     if wheel is None:
         return None
-    return with_certificates([str(PYTHON), str(wheel / "pip")], wheel)
+    if DEBIAN_CERTIFICATES.is_file():
+        return [str(PYTHON), str(wheel / "pip")]
+    return [str(PYTHON), "-P", "-c", WITH_BUNDLE, str(wheel), str(certificates(wheel))]
 
 
 def distribution_wheel() -> Path | None:
@@ -95,19 +117,12 @@ def distribution_wheel() -> Path | None:
     return max((WORK / "pip-whl").glob("usr/share/python-wheels/pip-*.whl"), default=None)
 
 
-def with_certificates(pip: list[str], wheel: Path) -> list[str]:
-    """Add the wheel's own CA bundle where the system has none."""
-    paths = ssl.get_default_verify_paths()
-    system = (paths.cafile, paths.openssl_cafile, "/etc/ssl/certs/ca-certificates.crt")
-    if os.environ.get("PIP_CERT") or any(found and Path(found).is_file() for found in system):
-        return pip
+def certificates(wheel: Path) -> Path:
+    """Copy the CA bundle out of pip's wheel: OpenSSL reads no zip files."""
     bundle = WORK / "cacert.pem"
     with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if name.endswith("certifi/cacert.pem")]
-        if not names:
-            return pip
-        bundle.write_bytes(archive.read(names[0]))
-    return [*pip, "--cert", str(bundle)]
+        bundle.write_bytes(archive.read("pip/_vendor/certifi/cacert.pem"))
+    return bundle
 
 
 def run(command: list[str], cwd: Path = ROOT) -> int:

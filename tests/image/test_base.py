@@ -441,8 +441,40 @@ def test_wheels_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_pip_is_found_somewhere(tmp_path: Path) -> None:
-    command = _wheels.find_pip(tmp_path, {})
+    command = _wheels.find_pip(tmp_path)
     assert run([*command, "--version"]).startswith(b"pip ")
+
+
+def test_pip_out_of_a_wheel_finds_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Debian's pip looks for the system's file at its import, and fails where there is none.
+    main = b"""if __package__ == "": sys.path.insert(0, __file__[:-len("/pip/__main__.py")])"""
+    files = {
+        "pip/__init__.py": b"",
+        "pip/__main__.py": b"import sys\n%s\nfrom pip import _session\nprint(_session.used, *sys.argv[1:])"
+        % main,
+        "pip/_session.py": b"from pip._vendor import certifi; used = certifi.where()",
+        "pip/_vendor/__init__.py": b"",
+        "pip/_vendor/certifi/__init__.py": b"from .core import where",
+        "pip/_vendor/certifi/core.py": b"def where(): return '/the/system'",
+        "pip/_vendor/certifi/cacert.pem": b"certificates",
+    }
+    pip = wheel(tmp_path / "pip-1-py3-none-any.whl", files)
+    monkeypatch.setattr(_wheels, "SYSTEM_CERTIFICATES", tmp_path / "absent")
+    said = run([*_wheels._run_wheel(pip, tmp_path), "download", "x"]).decode().split()
+    assert said == [str(tmp_path / "cacert.pem"), "download", "x"]
+    assert (tmp_path / "cacert.pem").read_bytes() == b"certificates"
+    monkeypatch.setattr(_wheels, "SYSTEM_CERTIFICATES", pip)
+    assert run([*_wheels._run_wheel(pip, tmp_path), "download"]).decode().split() == [
+        "/the/system",
+        "download",
+    ]
+    # A distribution that takes the bundle out of the wheel has its own way to the system's.
+    bare = wheel(tmp_path / "bare.whl", {name: data for name, data in files.items() if "cacert" not in name})
+    monkeypatch.setattr(_wheels, "SYSTEM_CERTIFICATES", tmp_path / "absent")
+    assert run([*_wheels._run_wheel(bare, tmp_path), "download"]).decode().split() == [
+        "/the/system",
+        "download",
+    ]
 
 
 # Pruning

@@ -53,7 +53,7 @@ def locked_base(lock: Lock, store: Cache, environment: Mapping[str, str], progre
         return Base(load(archive), key, interpreter, home)
     progress("fetching the locked packages and wheels", 0, WHOLE)
     with ThreadPoolExecutor(max_workers=1) as other:  # apt and pip wait for different servers
-        fetched = other.submit(_wheels.fetch_wheels, lock, lock.wheels, store, environment)
+        fetched = other.submit(_wheels.fetch_wheels, lock, lock.wheels, store)
         packages = _debian.fetch_packages(lock, lock.packages, store, environment)
         progress("fetching the locked wheels", 20, WHOLE)
         wheels = fetched.result()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import ssl
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from geumgo.image._cache import Cache, hash_file
@@ -22,11 +20,21 @@ PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux201
 """All that Debian bookworm's C library (2.36) can run; the lock's hash picks the one."""
 BUNDLED = Path("/usr/share/python-wheels")
 """Where Debian's and Fedora's packages of pip's wheel put it."""
+SYSTEM_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+"""Where Debian's pip expects certificates, whether or not the package that has them is installed."""
+_WITH_BUNDLE = """\
+import runpy, sys
+_, wheel, bundle = sys.argv[:3]
+sys.path.insert(0, wheel)
+from pip._vendor import certifi
+certifi.where = lambda: bundle
+sys.argv[:3] = ["pip"]
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+"""Runs pip out of its wheel. `--cert` would be too late: pip loads its usual file before it reads options."""
 
 
-def fetch_wheels(
-    lock: Lock, wheels: Sequence[Locked], cache: Cache, environment: Mapping[str, str]
-) -> dict[str, Path]:
+def fetch_wheels(lock: Lock, wheels: Sequence[Locked], cache: Cache) -> dict[str, Path]:
     """Return each wheel's file by name, from the cache or by pip.
 
     Raises:
@@ -35,18 +43,18 @@ def fetch_wheels(
     found = {wheel.name: cache.blob(wheel.sha256) for wheel in wheels}
     missing = [wheel for wheel in wheels if found[wheel.name] is None]
     if missing:
-        _download(lock, missing, cache, environment)
+        _download(lock, missing, cache)
         found.update((wheel.name, cache.blob(wheel.sha256)) for wheel in missing)
     return {name: path for name, path in found.items() if path is not None}
 
 
-def _download(lock: Lock, wheels: Sequence[Locked], cache: Cache, environment: Mapping[str, str]) -> None:
+def _download(lock: Lock, wheels: Sequence[Locked], cache: Cache) -> None:
     with cache.scratch() as folder:
         requirements = folder / "requirements.txt"
         lines = [f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in wheels]
         requirements.write_text("".join(lines), encoding="ascii")
         command = [
-            *find_pip(folder, environment),
+            *find_pip(folder),
             *("download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"),
             *("--require-hashes", "--only-binary", ":all:", "--implementation", "cp"),
             *("--python-version", lock.python),
@@ -61,12 +69,11 @@ def _download(lock: Lock, wheels: Sequence[Locked], cache: Cache, environment: M
             cache.add_blob(hashes[wheel.sha256])
 
 
-def find_pip(folder: Path, environment: Mapping[str, str]) -> list[str]:
+def find_pip(folder: Path) -> list[str]:
     """Return the command that runs pip: this interpreter's, its base's, or one inside a wheel.
 
     Args:
         folder: where a CA bundle may be put.
-        environment: may have PIP_CERT.
 
     Raises:
         Unavailable: no pip was found.
@@ -82,7 +89,7 @@ def find_pip(folder: Path, environment: Mapping[str, str]) -> list[str]:
         else:
             return [base, "-m", "pip"]
     wheel = next(_pip_wheels(), None) or _distribution_pip(folder)
-    return _with_certificates([sys.executable, f"{wheel}/pip"], wheel, folder, environment)
+    return _run_wheel(wheel, folder)
 
 
 def _distribution_pip(folder: Path) -> Path:
@@ -107,19 +114,15 @@ def _pip_wheels() -> Iterator[Path]:
     yield from sorted(BUNDLED.glob("pip-*.whl"), reverse=True)
 
 
-def _with_certificates(
-    pip: list[str], wheel: Path, folder: Path, environment: Mapping[str, str]
-) -> list[str]:
-    """Add the wheel's own CA bundle where the system has none: from inside a zip pip can't use it."""
-    paths = ssl.get_default_verify_paths()
-    known = (paths.cafile, paths.openssl_cafile, "/etc/ssl/certs/ca-certificates.crt")
-    if environment.get("PIP_CERT") or any(path and os.path.isfile(path) for path in known):
-        return pip
-    bundle = folder / "cacert.pem"
+def _run_wheel(wheel: Path, folder: Path) -> list[str]:
+    """Return the command that runs pip out of its wheel, with the wheel's own CA bundle where the system has none."""
+    plain = [sys.executable, f"{wheel}/pip"]
+    if SYSTEM_CERTIFICATES.is_file():
+        return plain
+    bundle = folder / "cacert.pem"  # OpenSSL reads no zip files
     try:
         with zipfile.ZipFile(wheel) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("certifi/cacert.pem"))
-            bundle.write_bytes(archive.read(name))
-    except (OSError, zipfile.BadZipFile, StopIteration):
-        return pip
-    return [*pip, "--cert", str(bundle)]
+            bundle.write_bytes(archive.read("pip/_vendor/certifi/cacert.pem"))
+    except (OSError, zipfile.BadZipFile, KeyError):
+        return plain
+    return [sys.executable, "-P", "-c", _WITH_BUNDLE, str(wheel), str(bundle)]
