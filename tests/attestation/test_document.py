@@ -369,6 +369,16 @@ def test_a_certificate_whose_number_is_not_positive_is_malformed(
         verify_document(damaged_certificates(4, 15, 0x80), flippable[1], now_ms=flippable[2])
 
 
+def test_a_certificate_whose_signature_leaves_out_bits_is_malformed(
+    damaged_certificates: Callable[[int, int, int], bytes], flippable: tuple[bytes, TrustRoots, int]
+) -> None:
+    # cryptography reads such a BIT STRING as the whole signature, so one certificate would have two encodings.
+    for index, der in enumerate(cbor2.loads(cbor2.loads(flippable[0])[2])["cabundle"][1:], start=1):
+        unused = len(der) - len(x509.load_der_x509_certificate(der).signature) - 1
+        with pytest.raises(VerificationError):
+            verify_document(damaged_certificates(index, unused, 1), flippable[1], now_ms=flippable[2])
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 4), st.data())
 def test_damaged_certificates_give_errors_of_ours_only(

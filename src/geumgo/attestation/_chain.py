@@ -175,6 +175,8 @@ def _read(der: bytes, name: str) -> _Certificate:
         parsed = x509.load_der_x509_certificate(der)
         if parsed.serial_number <= 0:
             raise ValueError  # RFC 5280 §4.1.2.2
+        if der[-len(parsed.signature) - 1] != 0:
+            raise ValueError  # a BIT STRING that leaves out bits: ECDSA's is whole octets (RFC 5758 §3.2)
         extensions = {extension.oid: extension for extension in parsed.extensions}
         constraints: Any = extensions.get(ExtensionOID.BASIC_CONSTRAINTS)
         usage: Any = extensions.get(ExtensionOID.KEY_USAGE)
