@@ -218,7 +218,7 @@ def drive(image: Path, open_folder: Path) -> Iterator[Drive]:
     """Launch an enclave from another process: `drive(refuse="namespaces", user=True, sandbox="auto")`."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(*, refuse: str = "", user: bool = False, **order: Any) -> Driven:
+    def start(*, refuse: str = "", user: bool = False, under: tuple[str, ...] = (), **order: Any) -> Driven:
         folder = Path(tempfile.mkdtemp(dir=open_folder))
         python, environment = sys.executable, dict(os.environ)
         options: dict[str, Any] = {}
@@ -236,7 +236,12 @@ def drive(image: Path, open_folder: Path) -> Iterator[Drive]:
         if refuse:
             command = [python, str(HERE / "refuse.py"), refuse, *command]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd="/", **options
+            [*under, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd="/",
+            **options,
         )
         running.append(process)
         assert process.stdout is not None

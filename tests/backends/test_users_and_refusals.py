@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from geumgo.backends.process._sandboxes import Probe, SandboxUnavailable, candid
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
+# Without this the program would end by itself when its vsock is gone.
+LINGER = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\nresult = 1"
 ATTACK = "import attacks\nresult = attacks.run(target)"
 
 
@@ -79,8 +82,9 @@ def test_an_unknown_sandbox_is_an_error() -> None:
         assert caught.value.code == "unknown_sandbox"
 
 
-def test_a_killed_manager_takes_everything_with_it(drive: Any) -> None:
-    driven = drive()
+@pytest.mark.parametrize("refuse", ["", "namespaces"])
+def test_a_killed_manager_takes_everything_with_it(drive: Any, refuse: str) -> None:
+    driven = drive(refuse=refuse, code=LINGER, arguments={})
     pids = (driven.told["launcher"], driven.told["pid"])
     watched = [os.pidfd_open(pid) for pid in pids]
     driven.process.kill()
@@ -88,8 +92,9 @@ def test_a_killed_manager_takes_everything_with_it(drive: Any) -> None:
     assert not Path(driven.told["image"]).exists()
 
 
-def test_a_killed_launcher_takes_the_program_with_it(drive: Any) -> None:
-    driven = drive()
+@pytest.mark.parametrize("refuse", ["", "namespaces"])
+def test_a_killed_launcher_takes_the_program_with_it(drive: Any, refuse: str) -> None:
+    driven = drive(refuse=refuse, code=LINGER, arguments={})
     watched = [os.pidfd_open(driven.told["pid"])]
     os.kill(driven.told["launcher"], signal.SIGKILL)
     _ended(watched)
@@ -102,3 +107,30 @@ def _ended(watched: list[int]) -> None:
         ready, _, _ = select.select([pidfd], [], [], 20)
         assert ready, "still alive"
         os.close(pidfd)
+
+
+@pytest.fixture
+def bounded() -> Any:
+    """Run a command as root with some capabilities only, as containers do."""
+    setpriv = shutil.which("setpriv")
+    if os.geteuid() != 0 or setpriv is None:
+        pytest.skip("needs root and setpriv")
+    return lambda names: (setpriv, f"--bounding-set=-all{names}")
+
+
+def test_a_root_that_may_not_signal_others_still_ends_its_enclave(drive: Any, bounded: Any) -> None:
+    driven = drive(refuse="namespaces", under=bounded(",+setuid,+setgid"), code=LINGER, arguments={})
+    assert driven.told["sandbox"] == "landlock"
+    watched = [os.pidfd_open(driven.told["pid"])]
+    os.kill(driven.told["launcher"], signal.SIGKILL)
+    _ended(watched)
+    driven = drive(refuse="namespaces", under=bounded(",+setuid,+setgid"), code=LINGER, arguments={})
+    watched = [os.pidfd_open(driven.told["pid"])]
+    driven.process.communicate(timeout=30)  # terminate(0)
+    _ended(watched)
+
+
+def test_a_root_that_cannot_be_given_up(drive: Any, bounded: Any) -> None:
+    told = drive(refuse="namespaces", under=bounded("")).told
+    assert told["failed"] == "sandbox_unavailable"
+    assert "runAsUser" in told["text"]

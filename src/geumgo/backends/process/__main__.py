@@ -27,7 +27,15 @@ from geumgo.backends.process._limits import Cgroup, Usage, choose_cpus
 from geumgo.backends.process._order import MAX_LINE, Event, Measured, Order, Started, decode_order, encode
 from geumgo.backends.process._paths import LOCK_FILE, VSOCK_SOCKET
 from geumgo.backends.process._plan import BROKER_FD, NSM_FD, Plan, Sandbox
-from geumgo.backends.process._sandboxes import Probe, candidates, probe, run_as, start_confined, unavailable
+from geumgo.backends.process._sandboxes import (
+    Probe,
+    candidates,
+    keep_power_over,
+    probe,
+    run_as,
+    start_confined,
+    unavailable,
+)
 from geumgo.image import Eif, measure, read_eif, unpack
 
 
@@ -74,6 +82,7 @@ class Launch:
             image = self._open_image()
             eif = read_eif(Path(f"/proc/self/fd/{image}"))
             self._version = _version(image)
+            keep_power_over(self.uid)
             tree = self._unpack(eif)
             child = self._start(tree)
             host = Host(

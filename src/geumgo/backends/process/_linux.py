@@ -16,6 +16,7 @@ from geumgo.backends.process._syscalls import this_machine
 
 __all__ = (
     "AT_EMPTY_PATH",
+    "CAP_KILL",
     "CLONE_NEWCGROUP",
     "CLONE_NEWIPC",
     "CLONE_NEWNET",
@@ -38,6 +39,7 @@ __all__ = (
     "close_on_exec_from",
     "drop_bounding_set",
     "drop_capabilities",
+    "has_capability",
     "mount",
     "mount_flags",
     "no_new_privileges",
@@ -69,6 +71,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
 _PR_SET_SECUREBITS, _PR_SET_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 28, 36, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _SECUREBITS_LOCKED = 0xEF  # NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, all locked; KEEP_CAPS locked off
+CAP_KILL = 5
 LAST_CAPABILITY = 63
 """Capabilities fit 64 bits; numbers that the kernel lacks answer EINVAL."""
 _CAPABILITY_V3 = 0x20080522
@@ -167,6 +170,15 @@ def set_dumpable(on: bool) -> None:
 def no_new_privileges() -> None:
     """Make set-user-id programs and file capabilities ineffective from here on."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def has_capability(number: int) -> bool:
+    """Whether this process holds a capability now."""
+    header, data = struct.pack("=Ii", _CAPABILITY_V3, 0), ctypes.create_string_buffer(24)
+    if _libc.capget(header, data) < 0:
+        raise _failed("capget")
+    (low,) = struct.unpack_from("=I", data.raw)
+    return bool(low >> number & 1)
 
 
 def drop_bounding_set() -> None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from geumgo.backends._api import SandboxUnavailable
+from geumgo.backends.process import _linux as linux
 from geumgo.backends.process._child import Child, StepFailed, start
 from geumgo.backends.process._limits import Usage, choose_cpus
 from geumgo.backends.process._plan import Plan, Sandbox
 
-__all__ = ("UNPRIVILEGED", "Probe", "candidates", "probe", "run_as", "start_confined", "unavailable")
+__all__ = (
+    "UNPRIVILEGED",
+    "Probe",
+    "candidates",
+    "keep_power_over",
+    "probe",
+    "run_as",
+    "start_confined",
+    "unavailable",
+)
 
 UNPRIVILEGED = 65534
 """The user that a launcher which is root gives the program; it owns nothing."""
@@ -35,6 +46,18 @@ class Probe:
 def run_as() -> int | None:
     """Return the user to become, or None for a launcher that is an ordinary user."""
     return UNPRIVILEGED if os.geteuid() == 0 else None
+
+
+def keep_power_over(uid: int | None) -> None:
+    """Make sure that this process may end the program that it will run as `uid`.
+
+    A root without CAP_KILL may signal another user's process only if its own real user is the same; and the
+    signal at a parent's death is sent with the parent's rights.
+    """
+    if uid is None or linux.has_capability(linux.CAP_KILL):
+        return
+    with contextlib.suppress(OSError):  # giving up root will fail in the same way, and be reported
+        os.setresuid(uid, -1, -1)
 
 
 def candidates(wanted: str) -> tuple[Sandbox, ...]:
