@@ -317,6 +317,19 @@ class TestLimits:
         group.remove()
         assert not any(folder.exists() for folder in folders)
 
+    def test_what_killed_launchers_left_is_removed(self, tmp_path: Path) -> None:
+        for name in ("geumgo-one-999999999", f"geumgo-two-{os.getpid()}", "other-999999999", "geumgo-three"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "geumgo-four-999999999").mkdir()
+        (tmp_path / "geumgo-four-999999999" / "occupied").touch()
+        _limits._sweep(tmp_path)
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+            "geumgo-four-999999999",
+            "geumgo-three",
+            f"geumgo-two-{os.getpid()}",
+            "other-999999999",
+        ]
+
     def test_the_descriptor_limit_leaves_one_number_above(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for hard, limit in ((1024, 1023), (1 << 20, 4096), (-1, 4096)):
             monkeypatch.setattr(_limits.resource, "getrlimit", lambda which, hard=hard: (hard, hard))

@@ -18,6 +18,7 @@ MAX_THREADS = 256
 """Threads of the program, counted in its own user namespace; without one the memory limit bounds them."""
 _STACK = 8 << 20  # Linux's usual stack, also of each thread
 _ADDRESS_SPACE_SLACK = 4 << 30  # reservations that hold no memory: allocator arenas, files mapped to be read
+_PREFIX = "geumgo-"
 _CORE = 1
 """Bytes of core dump. Not 0: the kernel ignores that where core_pattern is a pipe, and takes 1 for "never"."""
 
@@ -88,7 +89,8 @@ class Cgroup:
         """Make one where that is allowed; otherwise return one that does nothing."""
         folders = []
         for folder, limits in _places(proc, usage):
-            group = folder / f"geumgo-{name}-{os.getpid()}"
+            _sweep(folder)
+            group = folder / f"{_PREFIX}{name}-{os.getpid()}"
             try:
                 group.mkdir()
             except OSError:
@@ -124,6 +126,16 @@ class Cgroup:
         for folder in self._folders:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what launchers left that were killed. An occupied cgroup can't be removed."""
+    with contextlib.suppress(OSError):
+        for group in folder.glob(f"{_PREFIX}*-*"):
+            pid = group.name.rpartition("-")[2]
+            if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+                with contextlib.suppress(OSError):
+                    group.rmdir()
 
 
 def _places(proc: Path, usage: Usage) -> list[tuple[Path, dict[str, str]]]:
