@@ -83,7 +83,6 @@ _TABLE: dict[str, tuple[int | None, int | None]] = {
     "lstat": (6, None),
     "madvise": (28, 233),
     "membarrier": (324, 283),
-    "memfd_create": (319, 279),
     "mlock": (149, 228),
     "mmap": (9, 222),
     "mprotect": (10, 226),
