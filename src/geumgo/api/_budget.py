@@ -25,6 +25,10 @@ class ByteBudget:
         self.used += size
         return True
 
+    def count(self, size: int) -> None:
+        """Count `size` bytes that are there already, even over the limit: what comes next is refused then."""
+        self.used += size
+
     def give(self, size: int) -> None:
         """Give `size` bytes back."""
         self.used -= size

@@ -36,6 +36,11 @@ FRAMING_FACTOR = 16
 """And per byte of body: one-byte chunks take six."""
 
 
+COUNTED_ANSWER = 64 << 10
+"""Bytes of an answer whose unread part counts against the memory for bodies at once; that of smaller ones does
+with the server's next sweep."""
+
+
 DRAIN_IDLE = 0.5
 """Seconds that an idle connection stays open while the server drains: a request may be on its way."""
 
@@ -75,6 +80,7 @@ class HttpConnection(asyncio.Protocol):
         self._current: Request | None = None
         self._paused_reading = False
         self._paused_writing = False
+        self._unread = 0
         self._closing = False
         self._read_by = time.monotonic() + self._settings.head_timeout
         self._done_by = NEVER
@@ -91,6 +97,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         self._server.disconnected(self)
+        self._set_unread(0)
         self._cancel()
         self._forget()
 
@@ -122,6 +129,7 @@ class HttpConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused_writing = False
+        self.count_unread()
         if not self._closing:
             self._done_by = NEVER
             self._next()
@@ -265,6 +273,8 @@ class HttpConnection(asyncio.Protocol):
         close = not request.keep_alive or self._server.draining
         self._transport.write(response.encode(request, self._server.date, close=close))
         self._server.answered(request, response)
+        if len(response.body) >= COUNTED_ANSWER:
+            self.count_unread()
         now = time.monotonic()
         self._done_by = now + self._settings.write_timeout if self._paused_writing else NEVER
         if close:
@@ -291,6 +301,15 @@ class HttpConnection(asyncio.Protocol):
         elif self._phase is not _Phase.DEAF:
             late = ApiError("The request did not arrive in time", code="deadline_exceeded", status=408)
             self._refuse_now(late)
+
+    def count_unread(self) -> None:
+        """Count what the client has not read of its answers: it may not hold memory that nobody counts."""
+        self._set_unread(self._transport.get_write_buffer_size())
+
+    def _set_unread(self, size: int) -> None:
+        if size != self._unread:
+            self._server.count_unread(size - self._unread)
+            self._unread = size
 
     def drain(self) -> None:
         """Close soon where nothing is going on; whatever is answered from now on says that it is the last."""

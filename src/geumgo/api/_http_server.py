@@ -186,6 +186,8 @@ class HttpServer:
             now = time.monotonic()
             for connection in [c for c in self._connections if c.late(now)]:
                 connection.expire(now)
+            for connection in self._connections:
+                connection.count_unread()
 
     # What connections call.
 
@@ -220,6 +222,10 @@ class HttpServer:
             return False
         request.held += size
         return True
+
+    def count_unread(self, more: int) -> None:
+        """Count bytes of answers that clients do not read (less, where negative) with those of bodies."""
+        self._budget.count(more)
 
     def release(self, request: Request) -> None:
         """Give back what `request` holds; doing so twice is harmless."""

@@ -209,7 +209,7 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
     async def Call(self, request: Any, context: Any) -> Any:  # noqa: N802
         watch = self._begin("call", context)
         body = request.body
-        watch.operation, watch.size_in = request.operation, len(body)
+        watch.size_in = len(body)
         held = 0
         try:
             self._admit()
@@ -235,7 +235,6 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
             if first is None:
                 watch.code = "ok"
                 return
-            watch.operation = first.operation
             call = self._call(first, watch)
             messages = self._messages(first, requests, watch)
             answers = self._backend.stream(call, messages)
@@ -295,8 +294,8 @@ class _Servicer(enclave_pb2_grpc.EnclaveServicer):
 
     def _call(self, request: Any, watch: _Watch) -> BackendCall:
         if not OPERATION_NAME.fullmatch(request.operation):
-            watch.operation = ""
             raise ApiError("No operation can have this name", code="unknown_operation")
+        watch.operation = request.operation  # not before: the log escapes nothing
         return BackendCall(request.operation, request.sealed, watch.deadline, watch.request_id)
 
     def _begin(self, route: str, context: Any) -> _Watch:

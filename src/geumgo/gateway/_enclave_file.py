@@ -1,15 +1,21 @@
-"""`enclave.json`, as a manager writes it: parsed once, believed little."""
+"""`enclave.json`, as a manager writes it: parsed once, believed little.
+
+Other containers of the pod may write into the folder too. Whoever can write into an enclave's own folder
+decides what is dialled there; this keeps the gateway from waiting, and from dialling anywhere else.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from geumgo._base import GeumgoError
-from geumgo.vsock import Address
+from geumgo.vsock import CID_PARENT, VMADDR_CID_ANY, Address
 
 __all__ = ("EnclaveFile", "EnclaveFileError")
 
@@ -47,14 +53,13 @@ class EnclaveFile:
         """Read the file of the enclave `name`.
 
         Raises:
-            EnclaveFileError: it can't be read, or is not what a manager writes.
+            EnclaveFileError: it can't be read, is no plain file or not what a manager writes, or has an address
+                outside of its own folder.
         """
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_SIZE + 1)
-        except OSError as error:
-            raise EnclaveFileError(f"{path} can't be read ({error.strerror})") from None
-        return cls.parse(data, name)
+        parsed = cls.parse(_read(path), name)
+        if parsed.address is not None and parsed.address.uds is not None:
+            _check_place(parsed.address.uds, path.parent, name)
+        return parsed
 
     @classmethod
     def parse(cls, data: bytes, name: str) -> EnclaveFile:
@@ -83,6 +88,8 @@ class EnclaveFile:
             parsed = None if address is None else Address.parse(address)
         except GeumgoError as error:
             raise EnclaveFileError(f"enclave.json of {name!r}: {error.what}") from None
+        if parsed is not None and parsed.uds is None and not CID_PARENT < parsed.cid < VMADDR_CID_ANY:
+            raise EnclaveFileError(f"enclave.json of {name!r} names CID {parsed.cid}, which no enclave has")
         return cls(
             name=name,
             state=state,
@@ -95,6 +102,33 @@ class EnclaveFile:
                 "restarts": _scalar(fields.get("restarts")),
                 "measurements": _measurements(fields.get("measurements")),
             },
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        # Never a link, and never a pipe: to open one waits until somebody writes.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise EnclaveFileError(f"{path} is not a plain file")
+            return os.read(descriptor, MAX_SIZE + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise EnclaveFileError(f"{path} can't be read ({error.strerror})") from None
+
+
+def _check_place(uds: Path, folder: Path, name: str) -> None:
+    """Refuse a socket that is not in the enclave's own folder, whatever the folder is called there."""
+    try:
+        inside = os.path.samefile(uds.parent, folder)
+    except (OSError, ValueError):
+        inside = False
+    if not inside:
+        raise EnclaveFileError(
+            f"enclave.json of {name!r} names a socket outside of its folder",
+            fix="Mount the runtime folder at the same place in gateway and managers",
         )
 
 

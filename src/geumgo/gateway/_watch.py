@@ -57,7 +57,7 @@ class FolderWatch:
     def _names(self) -> list[str]:
         try:
             with os.scandir(self._directory) as entries:
-                names = [entry.name for entry in entries if not entry.name.startswith(".")]
+                names = [entry.name for entry in entries if _usable(entry.name)]
         except OSError:
             return []
         return sorted(name for name in names if not self._only or name in self._only)[:MAX_FOLDERS]
@@ -68,3 +68,8 @@ class FolderWatch:
         except EnclaveFileError as error:
             self._files.pop(name, None)
             self._log.warning("enclave_file_unusable", enclave=name, problem=error.what)
+
+
+def _usable(name: str) -> bool:
+    """Return whether a folder's name is one that can be shown: managers take lower-case letters and digits only."""
+    return name.isprintable() and not name.startswith(".")
