@@ -21,6 +21,8 @@ def client_context(ca_pem: str | None) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Python before 3.11.4, Debian 12's among them, takes a connection that was cut off for a proper end.
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # OpenSSL 3 has it
     if not ca_pem:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         return context
