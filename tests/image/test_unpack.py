@@ -64,7 +64,7 @@ def test_an_image(small: Path, tmp_path: Path) -> None:
 
 
 def test_modes_do_not_depend_on_the_umask(small: Path, tmp_path: Path) -> None:
-    before = os.umask(0o777)
+    before = os.umask(0o077)
     try:
         root = unpack(small, tmp_path / "out").root
     finally:
