@@ -255,21 +255,26 @@ class Server:
         dispatcher = self._dispatcher
         if dispatcher is None:
             raise Refused("unavailable")
-        message = await self._first(stream)
-        size = len(message)
-        self._admission.enter(size)
-        try:
-            answer = await dispatcher.answer(name, message, sealed=sealed)
-        finally:
-            self._admission.leave(size)
-        del message  # as large as the request; the answer may wait long for a slow reader
-        if stream.ended:
-            await stream.reply(answer)
-            return
-        await stream.send(answer)
-        second = await stream.receive()
-        if second is not None:
-            await self._many(stream, dispatcher, name, sealed, second)
+        message: bytes | None = await self._first(stream)
+        self._admission.enter(len(message))
+        while message is not None:
+            size = len(message)
+            try:
+                answer = await dispatcher.answer(name, message, sealed=sealed)
+            finally:
+                self._admission.leave(size)
+            del message  # as large as the request; the answer may wait long for a slow reader
+            if stream.ended:
+                await stream.reply(answer)
+                return
+            await stream.send(answer)
+            message = await stream.receive()
+            if message is not None and stream.unread:
+                # Whoever sends ahead is worked for ahead; one at a time, a task for each would cost the most.
+                await self._many(stream, dispatcher, name, sealed, message)
+                return
+            if message is not None:
+                await self._admission.wait(len(message))
 
     async def _many(
         self, stream: Stream, dispatcher: Dispatcher, name: str, sealed: bool, message: bytes | None
