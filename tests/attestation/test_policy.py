@@ -81,7 +81,7 @@ def test_every_named_measurement_must_match(make: Make) -> None:
 
 
 def test_an_absent_measurement_does_not_match(make: Make) -> None:
-    wanted = policy(measurements={"pcr20": frozenset({"ab" * 48})})
+    wanted = policy(measurements={"pcr0": frozenset({PCR["pcr0"]}), "pcr20": frozenset({"ab" * 48})})
     decision = wanted.check(make(), now_ms=NOW)
     assert [reason.code for reason in decision.reasons] == ["wrong_measurement"]
     assert "absent" in decision.reasons[0].message
@@ -171,6 +171,13 @@ INVALID: dict[str, dict[str, Any]] = {
     "a value that is no hex": {"measurements": {"pcr0": frozenset({"xy" * 48})}},
     "a zero PCR0": {"measurements": {"pcr0": frozenset({ZERO})}},
     "a zero PCR2 among others": {"measurements": {"pcr2": frozenset({"ab" * 48, ZERO})}},
+    "the kernel alone": {"measurements": {"pcr1": frozenset({"ab" * 48})}},
+    "the application alone, on anybody's kernel": {"measurements": {"pcr2": frozenset({"ab" * 48})}},
+    "the parent's role alone": {"measurements": {"pcr3": frozenset({"ab" * 48})}},
+    "the parent's instance alone": {"measurements": {"pcr4": frozenset({"ab" * 48})}},
+    "a register that a program fills itself": {"measurements": {"pcr16": frozenset({"ab" * 48})}},
+    "the signature that unsigned images have": {"measurements": {"pcr8": frozenset({ZERO})}},
+    "the same beside a real one": {"measurements": {"pcr8": frozenset({"ab" * 48, ZERO})}},
     "no age": {"max_age_ms": 0},
     "a negative age": {"max_age_ms": -1},
     "an age that is true": {"max_age_ms": True},
@@ -189,6 +196,12 @@ def test_a_zero_measurement_needs_allow_debug_and_other_registers_may_be_zero(ma
     assert codes(policy(measurements={"pcr0": frozenset({ZERO})}, allow_debug=True), _debug(make)) == []
     zero_role = policy(measurements={"pcr0": frozenset({PCR["pcr0"]}), "pcr3": frozenset({ZERO})})
     assert codes(zero_role, make(measurements=PCR | {"pcr3": ZERO})) == []
+
+
+def test_kernel_with_application_or_a_signer_say_which_code_runs(make: Make) -> None:
+    both = {name: frozenset({PCR[name]}) for name in ("pcr1", "pcr2")}
+    assert codes(policy(measurements=both), make()) == []
+    assert codes(policy(measurements={"pcr8": frozenset({PCR["pcr8"]})}), make()) == []
 
 
 def test_a_policy_can_not_be_changed_later() -> None:

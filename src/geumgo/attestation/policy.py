@@ -19,6 +19,9 @@ MAX_VALUES = 256
 
 _NAME = re.compile(r"pcr(?:[0-9]|[12][0-9]|3[01])")
 _SIZES = (64, 96, 128)  # hex digits of SHA-256, SHA-384, SHA-512
+_WHOLE_IMAGE = ({"pcr0"}, {"pcr1", "pcr2"}, {"pcr8"})
+"""What says which code runs: the whole image; its kernel and its application; who signed it. PCR2 alone lets
+anybody's kernel run the application, and PCR3 and PCR4 are the parent's to choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,9 @@ class Policy:
         pools: names of the pools to accept; None accepts any.
 
     Raises:
-        PolicyInvalid: no measurement is named though debug enclaves aren't allowed (it would accept every
-            program), or a name or value is none, or a value is that of debug mode.
+        PolicyInvalid: neither PCR0, nor PCR1 and PCR2, nor a PCR8 that isn't zero is named though debug enclaves
+            aren't allowed (it would accept programs of anyone), or a name or value is none, or a value is
+            that of debug mode.
     """
 
     measurements: Mapping[str, frozenset[str]] = field(hash=False)
@@ -105,8 +109,19 @@ class Policy:
             raise PolicyInvalid("the policy's max_age_ms is not a positive number of milliseconds")
         for name, values in self.measurements.items():
             self._check(name, values)
+        if not self.allow_debug and not self._names_the_code():
+            raise PolicyInvalid(
+                "the policy's measurements don't say which code runs, so it would accept anyone's program",
+                fix="Name pcr0, or pcr1 and pcr2, or the pcr8 of a signed image (unsigned ones have zeros).",
+            )
         copy = {name: frozenset(values) for name, values in self.measurements.items()}
         object.__setattr__(self, "measurements", MappingProxyType(copy))
+
+    def _names_the_code(self) -> bool:
+        named = {
+            name for name, values in self.measurements.items() if all(value.strip("0") for value in values)
+        }
+        return any(needed <= named for needed in _WHOLE_IMAGE)
 
     def _check(self, name: str, values: frozenset[str]) -> None:
         if not _NAME.fullmatch(name):
