@@ -21,6 +21,9 @@ __all__ = (
     "WrongUse",
 )
 
+_FIX = "Send nothing to who showed it. Ask for new evidence; if it stays so, find out who answers there."
+"""What to do about evidence that is not acceptable, where nothing better is known."""
+
 
 class VerificationError(GeumgoError):
     """Raised when evidence does not prove what it was asked to prove.
@@ -40,6 +43,17 @@ class VerificationError(GeumgoError):
     """
 
     code = "bad_evidence"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        why: str = "",
+        fix: str = "",
+        code: str | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(what, why=why, fix=fix or _FIX, code=code, retryable=retryable)
 
 
 class MalformedEvidence(VerificationError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -49,7 +50,14 @@ class Endpoint:
                 code="bad_address",
             )
         # Proxies from the environment would see which operations are called; a gateway is dialled as named.
-        self._http = httpx2.AsyncClient(base_url=base, transport=transport, limits=limits, trust_env=False)
+        self._http = httpx2.AsyncClient(
+            base_url=base,
+            transport=transport,
+            limits=limits,
+            trust_env=False,
+            # Sealed bytes can't be compressed, and unpacking a stranger's archive is a risk for nothing.
+            headers={"accept-encoding": "identity"},
+        )
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.address}>"
@@ -64,17 +72,22 @@ class Endpoint:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send one request.
+        """Send one request; `timeout` seconds are for all of it, up to the answer's last byte.
 
         Raises:
             NotDelivered: no connection could be made.
             Unreachable: the connection broke or time ran out; the request may have been carried out.
             GatewayError: the answer is a problem document.
+            ClientError: ``too_large``, or ``malformed`` for an answer that is compressed.
         """
         try:
-            async with self._http.stream(
-                method, path, content=body, headers=headers, params=params, timeout=timeout
-            ) as response:
+            # httpx's own timeout is for each read: a byte now and then would hold the call for ever.
+            async with (
+                asyncio.timeout(timeout),
+                self._http.stream(
+                    method, path, content=body, headers=headers, params=params, timeout=timeout
+                ) as response,
+            ):
                 cap = MAX_ANSWER if response.status_code < 400 else MAX_PROBLEM
                 content = await _read(response, cap, self.address)
                 if response.status_code >= 400:
@@ -85,10 +98,16 @@ class Endpoint:
                 f"{self.address} can't be reached ({type(error).__name__})",
                 fix="Is the gateway running there?",
             ) from None
-        except httpx2.TimeoutException:
-            raise Unreachable(f"{self.address} gave no answer within {timeout:.1f} s") from None
+        except (httpx2.TimeoutException, TimeoutError):
+            raise Unreachable(
+                f"{self.address} gave no answer within {timeout:.1f} s",
+                fix="Give the call more time, send smaller batches, or add enclaves.",
+            ) from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            raise Unreachable(f"the connection to {self.address} broke ({type(error).__name__})") from None
+            raise Unreachable(
+                f"the connection to {self.address} broke ({type(error).__name__})",
+                fix="Try again; if it stays so, look at the gateway and at what stands before it.",
+            ) from None
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -119,12 +138,22 @@ class Endpoints:
 
 
 async def _read(response: httpx2.Response, cap: int, where: str) -> bytes:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise ClientError(
+            f"{where} compressed its answer, which was not asked for",
+            fix="Switch compression off in what stands between this client and the gateway.",
+            code="malformed",
+        )
     parts: list[bytes] = []
     size = 0
-    async for part in response.aiter_bytes():
+    async for part in response.aiter_raw():
         size += len(part)
         if size > cap:
-            raise ClientError(f"the answer of {where} is over {cap} bytes", code="too_large")
+            raise ClientError(
+                f"the answer of {where} is over {cap} bytes",
+                fix="No operation answers with so much: look at what answers there, or send smaller batches.",
+                code="too_large",
+            )
         parts.append(part)
     return b"".join(parts)
 

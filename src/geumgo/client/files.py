@@ -58,6 +58,7 @@ class _AnswerRejection(msgspec.Struct):
     code: str
 
 
+_NOT_A_TABLE = "Name an operation that takes a table and gives one, as `deidentify` does."
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
@@ -130,7 +131,11 @@ async def process_file(
                 _write(out, output, table.header(columns))
                 header = columns
             elif table.name == "csv" and columns != header:
-                raise AnswerRejected("two answers have different columns", code="malformed")
+                raise AnswerRejected(
+                    "two answers have different columns",
+                    fix="Write JSON Lines, where rows may differ.",
+                    code="malformed",
+                )
             _write(out, output, table.lines(columns, rows))
             for index, name, code in lost:
                 reject(batch.numbers[index], name, code)
@@ -168,7 +173,9 @@ def _checked(
     try:
         parsed = _decode(answer)
     except (msgspec.DecodeError, ValueError):
-        raise AnswerRejected("the operation's answer is not a table", code="malformed") from None
+        raise AnswerRejected(
+            "the operation's answer is not a table", fix=_NOT_A_TABLE, code="malformed"
+        ) from None
     lost = {rejection.row for rejection in parsed.rejected}
     whole = (
         len(lost) == len(parsed.rejected)
@@ -177,7 +184,9 @@ def _checked(
         and all(len(row) == len(parsed.columns) for row in parsed.rows)
     )
     if not whole:
-        raise AnswerRejected("the operation's answer does not account for every row", code="malformed")
+        raise AnswerRejected(
+            "the operation's answer does not account for every row", fix=_NOT_A_TABLE, code="malformed"
+        )
     return tuple(parsed.columns), parsed.rows, [(r.row, r.field, r.code) for r in parsed.rejected]
 
 
