@@ -44,11 +44,15 @@ MAX_WRAPPED = 6144
 """Bytes of a wrapped key, KMS's limit for a CiphertextBlob."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]{1,32}:[0-9]{12}:key/[A-Za-z0-9-]{1,128}", re.ASCII)
 _REGION = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
 _HOST_PORT = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):([0-9]{1,5})", re.ASCII)
 
 SEED_PURPOSE = "seed"
 """The purpose in the seed's encryption context; no purpose of the data may have this name."""
+
+OWN_CONTEXT = "geumgo:"
+"""How the names begin in the encryption contexts of the pool's own keys."""
 
 POOL_CONTEXT = "geumgo:pool"
 PURPOSE_CONTEXT = "geumgo:purpose"
@@ -248,11 +252,16 @@ class MeasuredConfiguration(_Strict, frozen=True, dict=True):
 
     def _check_grants(self, name: str, caller: Caller) -> None:
         place = f"callers.{name}.keys"
-        pool_keys = {key.key_id for key in self._wrapped_keys().values()}
+        pool_keys = {key.key_id.rpartition("/")[2] for key in self._wrapped_keys().values()}
         for grant in caller.keys:
-            _check_text(grant.key_id, f"{place} key_id")
+            _check_key_id(grant.key_id, f"{place} key_id")
             _check_context(grant.context, f"{place} context")
-            if grant.key_id in pool_keys:
+            if any(name.lower().startswith(OWN_CONTEXT) for name in grant.context):
+                raise ConfigurationError(
+                    f"{place} names an encryption context that begins with {OWN_CONTEXT!r}",
+                    why="Such contexts are of pools' own keys.",
+                )
+            if grant.key_id.rpartition("/")[2] in pool_keys:
                 raise ConfigurationError(
                     f"{place} names a key under which the pool's own keys lie",
                     why="Who may have its ciphertexts opened can have the pool's seed opened.",
@@ -278,7 +287,7 @@ class MeasuredConfiguration(_Strict, frozen=True, dict=True):
         for place, key in self._wrapped_keys().items():
             if self.kms is None:
                 raise ConfigurationError(f"{place} is wrapped, but kms is null")
-            _check_text(key.key_id, f"{place}.key_id")
+            _check_key_id(key.key_id, f"{place}.key_id")
             if not 1 <= len(key.ciphertext) <= MAX_WRAPPED:
                 raise ConfigurationError(f"{place}.ciphertext has {len(key.ciphertext)} bytes")
             _check_context(key.context, f"{place}.context")
@@ -352,6 +361,15 @@ def _check_names(names: Iterable[str], place: str) -> None:
 def _check_unique(values: tuple[str, ...], place: str) -> None:
     if len(set(values)) != len(values):
         raise ConfigurationError(f"{place} lists something twice")
+
+
+def _check_key_id(text: str, place: str) -> None:
+    if _KEY_ARN.fullmatch(text) is None:
+        raise ConfigurationError(
+            f"{place} is not the ARN of a KMS key",
+            why="An id or alias means another key in another account, and the parent chooses the account.",
+            fix="Write it as arn:aws:kms:REGION:ACCOUNT:key/ID.",
+        )
 
 
 def _check_text(text: str, place: str) -> None:

@@ -44,6 +44,7 @@ _T = TypeVar("_T")
 _ARN = re.compile(
     r"arn:aws[a-z-]*:(?:iam|sts)::([0-9]{12}):(?:root|(?:user|role|assumed-role)/[\w+=,.@/-]+)", re.ASCII
 )
+_UNBORN = "arn:aws:kms:none:000000000000:key/unborn"  # stands for the key before there is one
 _HEX = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})", re.ASCII)
 
 _DESCRIBE = ("kms:DescribeKey", "kms:GetKeyPolicy")
@@ -179,7 +180,7 @@ async def create_pool(
 
     # A dry run with placeholders: mistakes in the configuration should not leave a KMS key behind.
     for name in (SEED_PURPOSE, *purposes):
-        wrapped[name] = WrappedKey("unborn", b"\0", _context(pool, name))
+        wrapped[name] = WrappedKey(_UNBORN, b"\0", _context(pool, name))
     configuration()
     key_id = await kms.create_key(first_policy(admin), description=f"Geumgo pool {pool}")
     for name in (SEED_PURPOSE, *purposes):
