@@ -70,6 +70,8 @@ class FakeEnclave:
                         "state": self.state,
                         "reason": None,
                         "operations": operations,
+                        "in_flight": 0,
+                        "version": "1",
                     }
                 )
             )

@@ -86,7 +86,7 @@ async def test_launch_to_running(supervise, watch, launcher):
     await watch.until(lambda: supervisor.described or True)
     while not supervisor.described:
         await asyncio.sleep(0)
-    assert supervisor.described["state"] == "ready"
+    assert supervisor.described.state == "ready"
     assert "running" in repr(supervisor)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import asdict
 
-from geumgo.api import ApiError, Attested, Call
+from geumgo.api import ApiError, Attested, Call, ask_attest, ask_call
 from geumgo.channel import Connection
-from geumgo.codec import cbor
 from geumgo.manager._state_file import State
 from geumgo.manager._supervisor import Supervisor
 
@@ -28,12 +28,9 @@ class OneEnclave:
     async def call(self, call: Call, body: bytes) -> bytes:
         """Pass one request on, as the bytes it came in."""
         connection = self._connection()
-        metadata: dict[str, str | bool] = {"name": call.operation, "sealed": call.sealed}
         self._in_flight += 1
         try:
-            return await connection.call(
-                "operation", body, metadata=metadata, timeout=_remaining(call.deadline)
-            )
+            return await ask_call(connection, call, body)
         finally:
             self._in_flight -= 1
 
@@ -44,32 +41,28 @@ class OneEnclave:
 
     async def attest(self, nonce: bytes, use: str, *, deadline: float) -> Attested:
         """Ask the enclave for evidence."""
-        request = cbor.dumps({"nonce": nonce, "use": use})
-        answer = cbor.loads(await self._connection().call("attest", request, timeout=_remaining(deadline)))
-        if not isinstance(answer, dict) or not isinstance(answer.get("document"), bytes):
-            raise ApiError("The enclave's evidence can't be read", code="internal")
-        return Attested(str(answer.get("kind")), answer["document"], answer.get("statement"))
+        return await ask_attest(self._connection(), nonce, use, timeout=deadline - time.monotonic())
 
     def enclaves(self) -> Sequence[Mapping[str, object]]:
         """Return the one enclave: what the manager knows, and `enclave_*`, the enclave's own word."""
         state = self._supervisor.state
         described = self._supervisor.described
-        key_id = described.get("key_id")
+        operations = described.operations if described else {}
         return [
             {
                 "name": state.name,
                 "state": state.state.value,
-                "reason": described.get("reason") or state.reason,
+                "reason": (described.reason if described else None) or state.reason,
                 "backend": state.backend,
                 "sandbox": state.sandbox,
                 "cid": state.cid,
                 "debug": state.debug,
                 "restarts": state.restarts,
                 "measurements": dict(state.measurements or {}),
-                "enclave_state": described.get("state"),
-                "pool": described.get("pool"),
-                "key_id": key_id.hex() if isinstance(key_id, bytes) else None,
-                "operations": described.get("operations") or {},
+                "enclave_state": described.state if described else None,
+                "pool": described.pool if described else None,
+                "key_id": described.key_id.hex() if described and described.key_id else None,
+                "operations": {name: asdict(operation) for name, operation in operations.items()},
             }
         ]
 
@@ -80,7 +73,8 @@ class OneEnclave:
         if self._supervisor.connection is None:
             state = self._supervisor.state.state
             return "unavailable" if state in (State.BACKOFF, State.CRASH_LOOP, State.STOPPED) else "starting"
-        return None if self._supervisor.described.get("state") == "ready" else "starting"
+        described = self._supervisor.described
+        return None if described and described.state == "ready" else "starting"
 
     def _connection(self) -> Connection:
         connection = self._supervisor.connection
@@ -90,7 +84,3 @@ class OneEnclave:
         if self._in_flight >= MAX_IN_FLIGHT:
             raise ApiError("The enclave has as many calls as it may", code="busy")
         return connection
-
-
-def _remaining(deadline: float) -> float:
-    return max(0.001, deadline - time.monotonic())

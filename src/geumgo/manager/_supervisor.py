@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geumgo import vsock
 from geumgo._base import GeumgoError
+from geumgo.api import Description, ask_describe
 from geumgo.backends import EnclaveSpec, Exit, Launcher, RunningEnclave
 from geumgo.channel import Connection, Handler, Role
-from geumgo.codec import cbor
 from geumgo.manager._restart import Restarts, RestartSettings
 from geumgo.manager._state_file import EnclaveState, State
 
 __all__ = ("Supervisor", "SupervisorSettings")
-
-MAX_DESCRIPTION = 256 << 10
-"""Bytes of the enclave's description: a few hundred operations."""
 
 Report = Callable[..., None]
 """Logs an event: `report(code, level="info", **fields)`."""
@@ -68,8 +65,8 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._connection: Connection | None = None
         self.state = EnclaveState(spec.name, State.STARTING, launcher.name)
-        self.described: Mapping[str, Any] = {}
-        """The enclave's last word on itself; empty while there is none."""
+        self.described: Description | None = None
+        """The enclave's last word on itself."""
 
     def __repr__(self) -> str:
         return f"<Supervisor {self._spec.name}: {self.state.state}, {self.state.restarts} restarts>"
@@ -206,20 +203,19 @@ class Supervisor:
         try:
             while lost < self._settings.probes_lost:
                 try:
-                    answer = await connection.call("describe", timeout=self._settings.probe_timeout)
-                    self.described = _parse_description(answer)
+                    self.described = await ask_describe(connection, timeout=self._settings.probe_timeout)
                     lost = 0
                 except GeumgoError as error:
                     lost += 1
                     self._report("enclave_probe_lost", "warn", error=error.code, in_a_row=lost)
-                ready = self.described.get("state") == "ready"
+                ready = self.described is not None and self.described.state == "ready"
                 pause = self._settings.probe if ready else self._settings.starting_probe
                 await asyncio.wait((closed,), timeout=pause)
                 if closed.done():
                     raise GeumgoError("the channel to the enclave closed", code="channel_lost")
             raise GeumgoError("the enclave stopped answering", code="unresponsive")
         finally:
-            self.described = {}
+            self.described = None
             closed.cancel()
 
     async def _graceful(self, died: asyncio.Task[Exit]) -> None:
@@ -244,10 +240,3 @@ class Supervisor:
     def _set(self, state: State, **changes: Any) -> None:
         self.state = replace(self.state, state=state, **changes)
         self._publish(self.state)
-
-
-def _parse_description(answer: bytes) -> Mapping[str, Any]:
-    described = cbor.loads(answer, max_size=MAX_DESCRIPTION)
-    if not isinstance(described, dict):
-        raise GeumgoError("the enclave's description can't be read", code="malformed")
-    return described
