@@ -70,9 +70,6 @@ async def test_a_caller_nobody_knows(connect, policy, customers):
         pytest.param("nothing", b"{}", b"", "unknown_operation", id="no such operation"),
         pytest.param("deidentify", b"{}", None, "invalid_request", id="not a table"),
         pytest.param("deidentify", b"\xff", None, "invalid_request", id="not JSON"),
-        pytest.param(
-            "deidentify", b'{"columns":["a"],"rows":[["1","2"]]}', None, "invalid_request", id="ragged"
-        ),
         pytest.param("deidentify", b'{"columns":["a"],"rows":[]}', b"garbage", "bad_policy", id="no policy"),
         pytest.param("deidentify", b'{"columns":["a"],"rows":[]}', b"", "bad_policy", id="empty policy"),
     ],
@@ -83,6 +80,13 @@ async def test_bad_requests_have_their_codes(connect, policy, operation, body, p
         await connect().call(operation, body, policy=chosen)
     assert caught.value.code == code
     assert not caught.value.retryable
+
+
+async def test_a_row_of_another_width_is_rejected_alone(connect, policy):
+    body = b'{"columns":["id"],"rows":[["1"],["2","3"],["4"]]}'
+    answer = json.loads(await connect().call("deidentify", body, policy=policy.to_bytes()))
+    assert answer["rows"] == [["1"], ["4"]]
+    assert answer["rejected"] == [{"row": 1, "field": "", "code": "wrong_width"}]
 
 
 async def test_unsealed_is_refused_where_the_seal_is_required(connect):
