@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -33,7 +35,7 @@ from geumgo.image._cache import Cache, default_cache, hash_file
 from geumgo.image._debian import mirror_of
 from geumgo.image._elf import Elf, parse_elf
 from geumgo.image._rooms import ROOMS, room_nodes
-from geumgo.image._run import run
+from geumgo.image._run import end_programs, run
 from geumgo.image._source import FileSource
 from geumgo.image.cpio import Kind, Node
 from geumgo.image.lock import Locked, read_lock
@@ -108,11 +110,15 @@ def test_garbage_is_no_lock(text: str) -> None:
 # The cache
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    assert default_cache({"XDG_CACHE_HOME": "/c"}) == Path("/c/geumgo")
-    assert default_cache({}) == Path("/home/me/.cache/geumgo")
-    assert default_cache({"XDG_CACHE_HOME": "relative"}) == Path("/home/me/.cache/geumgo")
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = {"HOME": str(tmp_path)}
+    assert default_cache({**home, "XDG_CACHE_HOME": "/c"}) == Path("/c/geumgo")
+    assert default_cache(home) == tmp_path / ".cache/geumgo"
+    assert default_cache({**home, "XDG_CACHE_HOME": "relative"}) == tmp_path / ".cache/geumgo"
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "file"))
+    with pytest.raises(BuildError, match="no folder for the cache"):
+        default_cache({"HOME": str(tmp_path / "file")})
 
 
 def test_blobs_are_checked_each_time(tmp_path: Path) -> None:
@@ -147,6 +153,21 @@ def test_built_archives_are_checked_and_forgotten(tmp_path: Path) -> None:
     assert cache.built("recent") == recent
     assert recent.stat().st_mtime > time.time() - 3600
     assert not list((tmp_path / "cache").glob("work-*"))
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with Cache(folder).scratch() as first:
+        with Cache(folder).scratch() as second:
+            assert first.is_dir()
+            assert second.is_dir()
+        assert not second.exists()
+        (folder / "work-killed" / "root").mkdir(parents=True)
+        (folder / "work-link").symlink_to(first)
+        with Cache(folder).scratch():
+            assert first.is_dir()
+            assert not (folder / "work-killed").exists()
+    assert [path.name for path in folder.iterdir()] == ["work-link"]
 
 
 def test_unwritable_cache(tmp_path: Path) -> None:
@@ -475,6 +496,38 @@ def test_pip_out_of_a_wheel_finds_certificates(tmp_path: Path, monkeypatch: pyte
         "/the/system",
         "download",
     ]
+
+
+# Programs
+
+
+def test_programs_can_be_ended(tmp_path: Path) -> None:
+    reached = tmp_path / "reached"
+    os.mkfifo(reached)
+    failed: list[BuildError] = []
+
+    def build() -> None:
+        try:
+            # A child of the program, too: apt has its own.
+            run(["sh", "-c", 'sleep 600 & echo > "$0"; wait', str(reached)])
+        except BuildError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    reached.read_bytes()
+    end_programs()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert "sh failed with status -15" in failed[0].what
+    end_programs()
+
+
+def test_a_program_that_takes_too_long_is_ended() -> None:
+    with pytest.raises(BuildError, match="longer than 0 s"):
+        run(["sleep", "600"], timeout=0.05)
+    with pytest.raises(BuildError, match="can't be run: No such file"):
+        run(["/no/such/program"])
 
 
 # Pruning

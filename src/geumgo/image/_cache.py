@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from geumgo._base import GeumgoError, user_folder
 from geumgo.image._errors import BuildError
 from geumgo.image._source import Data, FileSource, chunks
 
@@ -18,13 +21,19 @@ __all__ = ("Cache", "default_cache")
 
 KEEP_UNUSED = 30 * 24 * 3600
 """Seconds that a built archive stays without being used; downloads stay for ever."""
+_SCRATCH = "work-"
 
 
 def default_cache(environment: Mapping[str, str]) -> Path:
-    """Return `geumgo` in the user's cache folder: XDG_CACHE_HOME, or ~/.cache."""
-    named = environment.get("XDG_CACHE_HOME", "")
-    # The XDG specification says that a relative path is to be ignored.
-    return (Path(named) if named.startswith("/") else Path.home() / ".cache") / "geumgo"
+    """Return `geumgo` in the user's cache folder.
+
+    Raises:
+        BuildError: there is none that can be written.
+    """
+    try:
+        return user_folder(environment, "XDG_CACHE_HOME", ".cache") / "geumgo"
+    except GeumgoError as error:
+        raise BuildError("there is no folder for the cache", why=error.what, fix=error.fix) from None
 
 
 class Cache:
@@ -92,21 +101,48 @@ class Cache:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Give an empty folder on the cache's file system, removed afterwards.
+        """Give an empty folder on the cache's file system, removed afterwards; by the next build if this is killed.
 
         Raises:
             BuildError: the cache folder can't be written.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            made = tempfile.TemporaryDirectory(prefix="work-", dir=self._folder, ignore_cleanup_errors=True)
+            made, lock = self._make_scratch()
         except OSError as error:
             raise BuildError(
                 f"the cache folder {self._folder} can't be written: {error.strerror}",
                 fix="Set XDG_CACHE_HOME to a folder that can.",
             ) from None
-        with made as name:
-            yield Path(name)
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+            os.close(lock)
+
+    def _make_scratch(self) -> tuple[Path, int]:
+        """Return a new folder and a descriptor that holds it; folders that nobody holds are removed."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        whole = _open_folder(self._folder)
+        try:
+            fcntl.flock(whole, fcntl.LOCK_EX)  # nobody looks between a folder's making and its holding
+            for path in self._folder.glob(f"{_SCRATCH}*"):
+                with contextlib.suppress(OSError):
+                    lock = _open_folder(path)
+                    try:
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        shutil.rmtree(path, ignore_errors=True)
+                    finally:
+                        os.close(lock)
+            made = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self._folder))
+            lock = _open_folder(made)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return made, lock
+        finally:
+            os.close(whole)
+
+
+def _open_folder(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def hash_file(path: Path) -> str:
