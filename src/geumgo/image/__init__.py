@@ -8,6 +8,7 @@ from geumgo.image._extract import extract
 from geumgo.image._layout import Architecture, EifHeader, SectionType
 from geumgo.image._loader import loader_command
 from geumgo.image._measure import Measurements, pcr_of_text
+from geumgo.image._run import end_programs
 from geumgo.image._signature import pcr_of_certificate
 from geumgo.image._unpack import Unpacked, unpack
 from geumgo.image.build import BuiltImage, build_from_directory
@@ -39,6 +40,7 @@ __all__ = (
     "build_from_directory",
     "describe",
     "diff",
+    "end_programs",
     "extract",
     "loader_command",
     "measure",
