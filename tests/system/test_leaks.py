@@ -29,6 +29,8 @@ import pytest_asyncio
 from geumgo import attestation, image, keys
 from geumgo.client import AsyncClient, ClientSettings, process_file
 from geumgo.proto.v1 import enclave_pb2, enclave_pb2_grpc
+from geumgo.testing.kms._ciphertext import decrypt, key_id_of
+from geumgo.testing.kms._store import Store
 from geumgo.testing.leaks import Finding, LeakSearchError, Search, Tap, descendants
 from geumgo.testing.stack import Stack, StackSettings
 
@@ -265,6 +267,7 @@ async def birth(stack: Stack, kms_port: int, policy: str) -> tuple[str, str]:
         app_files={"opt/geumgo/lib/trouble.py": TROUBLE},
         env={"GEUMGO_APP": "trouble:app geumgo.enclave.operations:app"},
     )
+    stack.pool.configuration_path.write_bytes(material.configuration.to_json())
     pcrs = built.measurements
     await keys.release(kms, material.key_id, {"PCR0": pcrs.pcr0, "PCR2": pcrs.pcr2}, admin)
     enclave = {
@@ -525,6 +528,37 @@ async def test_fields_that_are_decrypted_inside(watched, encrypted_policy):
             assert unwrapped.memory(pid) == [], name
     assert watched.secret.streams(watched.relayed()) == []
     assert unwrapped.streams(watched.relayed()) == []
+
+
+def released(watched: Watched) -> list[bytes]:
+    """The pool's keys, as only the enclave should have them: taken out of the emulator's store."""
+    configuration = keys.MeasuredConfiguration.from_json(
+        (watched.stack.settings.state / "measured.json").read_bytes()
+    )
+    assert configuration.pool_key is not None
+    store = Store(watched.stack.settings.state / "kms" / "kms.sqlite3")
+    try:
+        plain = []
+        for wrapped in (configuration.pool_key, configuration.purposes[PURPOSE]):
+            record = store.key(key_id_of(wrapped.ciphertext))
+            assert record is not None
+            plain.append(decrypt(wrapped.ciphertext, record.material, wrapped.context))
+    finally:
+        store.close()
+    seed, purpose = plain
+    private = keys.PoolKeyPair.from_seed(seed).private.private_bytes_raw()
+    return [seed, private, purpose, *(keys.PurposeKey.derive(purpose, use) for use in keys.PurposeKey.USES)]
+
+
+async def test_the_pools_keys_are_nowhere_outside(watched, streamed):
+    search = Search(released(watched))
+    for pid, name in watched.outside().items():
+        if name != "geumgo.testing.kms":  # which unwraps them
+            assert search.memory(pid) == [], name
+    assert search.streams(watched.relayed()) == []
+    assert await asyncio.to_thread(watched.on_disk, search) == []
+    with contextlib.suppress(LeakSearchError):
+        assert search.memory(watched.program()), "where they are, they are found"
 
 
 @pytest.mark.parametrize("way", ["raise", "class", "coded", "group", "exit", "assert"])
