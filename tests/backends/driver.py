@@ -14,7 +14,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import PORT, ask
-
 from geumgo.backends import BackendError, EnclaveSpec
 from geumgo.backends.process import ProcessLauncher
 
