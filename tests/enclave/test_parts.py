@@ -64,16 +64,16 @@ def test_clock_never_goes_back(steps):
         seen = now
 
 
-def claim(ledger: RequestLedger, key: bytes, deadline: int, now: int) -> str:
+def claim(ledger: RequestLedger, key: bytes, deadline: int, now: int, caller: str = "a") -> str:
     try:
-        ledger.claim(key, deadline_ms=deadline, now_ms=now)
+        ledger.claim(caller, key, deadline_ms=deadline, now_ms=now)
     except Refused as error:
         return error.code
     return "ok"
 
 
 def test_ledger_remembers_until_the_deadline():
-    ledger = RequestLedger(10, 1000)
+    ledger = RequestLedger(10, 10, 1000)
     assert claim(ledger, b"a", 100, 0) == "ok"
     assert claim(ledger, b"a", 100, 50) == "duplicate"
     assert claim(ledger, b"a", 100, 100) == "duplicate"  # at the deadline itself it is still remembered
@@ -82,9 +82,17 @@ def test_ledger_remembers_until_the_deadline():
     assert len(ledger) == 0
 
 
+def test_ledger_gives_each_caller_its_share_and_back_again():
+    ledger = RequestLedger(10, 2, 1000)
+    assert [claim(ledger, bytes([n]), 100, 0) for n in range(3)] == ["ok", "ok", "busy"]
+    assert claim(ledger, b"\0", 100, 0, "b") == "ok"  # the same id of another caller is another request
+    assert claim(ledger, b"\0", 100, 0) == "duplicate"
+    assert claim(ledger, b"\3", 300, 101) == "ok"
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50), st.integers(0, 10)), max_size=100))
 def test_ledger_never_admits_a_key_twice_before_its_deadline(steps):
-    ledger, now, admitted = RequestLedger(3, 1000), 0, {}
+    ledger, now, admitted = RequestLedger(3, 3, 1000), 0, {}
     for name, ahead, passed in steps:
         now += passed
         key = bytes([name])

@@ -57,8 +57,15 @@ class Dispatcher:
         self._services = services
         self._log = log
         self._raised = raised
+        self._growing = frozenset(name for name in access.open if not access.operations[name].plain)
         limits = services.limits
-        self._ledger = RequestLedger(limits.remembered_requests, int(limits.remembered_ahead * 1000))
+        self._ledger = RequestLedger(
+            limits.remembered_requests, limits.remembered_per_caller, int(limits.remembered_ahead * 1000)
+        )
+
+    def growth(self, name: str, *, sealed: bool) -> int:
+        """Return how many bytes each byte of a message counts for while it is worked on."""
+        return self._services.limits.open_growth if not sealed and name in self._growing else 1
 
     async def answer(self, name: str, message: bytes, *, sealed: bool) -> bytes:
         """Return the answer to one request message.
@@ -85,8 +92,8 @@ class Dispatcher:
             operation = self._access.operations[name]
             now = self._services.clock.now_ms()
             if not operation.idempotent:
-                key = opened.request_id + opened.sequence.to_bytes(8, "big") + opened.caller.encode()
-                self._ledger.claim(key, deadline_ms=opened.deadline_ms, now_ms=now)
+                key = opened.request_id + opened.sequence.to_bytes(8, "big")
+                self._ledger.claim(opened.caller, key, deadline_ms=opened.deadline_ms, now_ms=now)
             seconds = (opened.deadline_ms - now) / 1000
             context = Context(
                 self._services,

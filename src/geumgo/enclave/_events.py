@@ -91,6 +91,7 @@ EVENTS: Mapping[str, Event] = {
     "control_opened": Event("info"),
     "control_lost": Event("warn"),
     "connections_full": Event("warn", {"connections": Field.COUNT}),
+    "answers_unread": Event("warn", {"bytes": Field.COUNT}),
     "channel_refused": Event("warn", {"reason": Field.WORD}),
     "operation_raised": Event("error", {"operation": Field.WORD, "exception": Field.EXCEPTION}),
     "internal_error": Event("error", {"place": Field.WORD, "exception": Field.EXCEPTION}),

@@ -58,7 +58,7 @@ class KeyStore:
         )
         self._derived: dict[tuple[str, str], bytes] = {}
         self._data_keys: OnceCache[tuple[str, bytes, frozenset[tuple[str, str]]], bytes] = OnceCache(
-            limits.data_keys, limits.data_key_age, limits.data_key_calls, time
+            limits.data_keys, limits.data_key_age, limits.data_key_calls, time, limits.data_key_waiting
         )
 
     async def unwrap(self, wrapped: WrappedKey) -> bytes:
@@ -107,8 +107,8 @@ class KeyStore:
         """Return an application's data key. The caller's right to it has been checked.
 
         Raises:
-            Refused: `keys_unavailable` (the service can't be reached or refuses) or `invalid_request`
-                (the wrapped key is not one of the service's).
+            Refused: `keys_unavailable` (the service can't be reached or refuses), `busy` (too many wait for
+                it) or `invalid_request` (the wrapped key is not one of the service's).
         """
 
         async def ask() -> bytes:

@@ -18,8 +18,15 @@ MAX_CONFIGURATION_BYTES = 1 << 20
 class Limits:
     """What one enclave lets its peers use at a time. Sizes in bytes, times in seconds."""
 
-    connections: int = 256
+    connections: int = 128
     """Open channel connections: a gateway needs a few; every pod of a node can dial."""
+    connection_window: int = 1 << 20
+    """Bytes of short messages that one connection may have unread here: with all connections, 128 MiB."""
+    streams: int = 8192
+    """Open streams of all connections but the manager's, some 4 KiB each while they wait."""
+    unread_bytes: int = 64 << 20
+    """Bytes of answers that peers have not taken. Beyond it the connection on which nothing has moved for the
+    longest time is closed; who leaves half of it lying gets no more work done."""
     in_flight: int = 2048
     """Requests admitted at a time; more get `busy`. Twice the 1,000 streams that one connection may carry."""
     in_flight_bytes: int = 64 << 20
@@ -27,7 +34,9 @@ class Limits:
     arriving_bytes: int = 64 << 20
     """Bytes of long messages that are arriving, of all connections together; beyond, streams get `busy`."""
     open_body: int = 1 << 20
-    """One unsealed message: everyone may send it, and JSON can grow twenty-fold when it is parsed."""
+    """One unsealed message: everyone may send it."""
+    open_growth: int = 20
+    """How many of `in_flight_bytes` a byte of unsealed JSON counts for: what `[[],[],…` grows to when parsed."""
     read_ahead: int = 4
     """Messages of one stream that are worked on at a time: keeps both cores busy, bounds answers kept for order."""
     threads: int = 8
@@ -40,6 +49,8 @@ class Limits:
     """Sealed messages up to this size are opened in the loop: at 1 GB/s they hold it for a quarter of a ms."""
     remembered_requests: int = 65_536
     """Ids of non-idempotent requests kept until their deadline, about 20 MiB; when full, `busy`."""
+    remembered_per_caller: int = 16_384
+    """How many of them one caller's may be, so that one gone bad leaves room for the others."""
     remembered_ahead: float = 3600.0
     """Furthest deadline of a non-idempotent request: its id must be remembered that long."""
     policies: int = 64
@@ -50,6 +61,8 @@ class Limits:
     """How long an unwrapped data key is used: a key that is disabled in the KMS stops working after this."""
     data_key_calls: int = 16
     """KMS calls at a time: each is an egress stream and a TLS handshake."""
+    data_key_waiting: int = 1024
+    """KMS calls that are waited for, also by requests that were given up; each holds a wrapped key of up to 6 KiB."""
     data_keys_per_request: int = 64
     """Different wrapped data keys in one request: each may cost a KMS call."""
     egress_streams: int = 32
@@ -65,7 +78,7 @@ class Limits:
     log_queue: int = 1024
     """Events kept while nobody reads them; more are dropped and counted."""
     first_message: float = 10.0
-    """Time for an opened stream's first message where it has no deadline of its own."""
+    """Time for an opened stream's first message, whatever deadline the peer gave it."""
     credentials: float = 10.0
     """Time for the parent to hand out credentials."""
     kms: float = 20.0

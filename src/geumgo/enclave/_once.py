@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from geumgo.enclave._errors import Refused
+
 __all__ = ("OnceCache",)
 
 _K = TypeVar("_K", bound=Hashable)
@@ -21,10 +23,19 @@ class OnceCache(Generic[_K, _V]):
         max_age: seconds that a value is kept; None for ever.
         at_once: questions asked at a time; others wait.
         time: monotonic seconds.
+        waiting: questions that are asked or wait, at most; one goes on when all who asked have given up.
     """
 
-    def __init__(self, capacity: int, max_age: float | None, at_once: int, time: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        max_age: float | None,
+        at_once: int,
+        time: Callable[[], float],
+        waiting: int = 1024,
+    ) -> None:
         self._capacity = capacity
+        self._waiting = waiting
         self._max_age = max_age
         self._slots = asyncio.Semaphore(at_once)
         self._time = time
@@ -50,12 +61,17 @@ class OnceCache(Generic[_K, _V]):
         """Return the value of `key`, asking for it if it isn't known; raises what `ask` raises.
 
         One asker's cancellation does not disturb the others that wait for the same answer.
+
+        Raises:
+            Refused: `busy`, too many questions wait.
         """
         value = self.peek(key)
         if value is not None:
             return value
         task = self._asking.get(key)
         if task is None:
+            if len(self._asking) >= self._waiting:
+                raise Refused("busy")
             task = asyncio.create_task(self._ask(key, ask))
             self._asking[key] = task
             task.add_done_callback(lambda done: self._asked(key, done))

@@ -32,15 +32,24 @@ from geumgo.vsock.provider import Accepting
 __all__ = ("Server",)
 
 _MAX_ATTEST = 1024  # bytes of an attest message: a nonce and a word
+_SMALL_ANSWER = 2048  # bytes: what a waiting stream costs anyway, so such answers aren't counted
 _PAUSE = 0.05  # seconds after a failed accept: the process is out of descriptors
 
 
 class _Peer:
     """One connection as its streams' handlers see it; they may start before `accept` has returned."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: asyncio.Task[None]) -> None:
         self.connection: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        self.task = task
         self.attesting = 0
+        self.unread = 0
+        """Bytes of answers that it has not taken."""
+        self.moved = 0.0
+        """When it last took one, or had none to take, in the loop's time."""
+        self.given_up = False
+        self.control = False
+        """Whether it is the manager's; known once the connection is."""
 
 
 class Server:
@@ -78,13 +87,19 @@ class Server:
         self._lifecycle = lifecycle
         self._log = log
         self._limits = limits
-        self._settings = settings or Settings()
+        self._settings = settings or Settings(connection_window=limits.connection_window)
         self._slot = ControlSlot()
         self._connections: dict[Connection, asyncio.Task[None]] = {}  # oldest first
+        self._greeting: dict[asyncio.Task[None], None] = {}  # without their HELLO, oldest first
         self._tasks: set[asyncio.Task[None]] = set()
+        self._peers: set[_Peer] = set()
+        self._streams = 0  # of peers other than the manager
+        self._time = asyncio.get_running_loop().time
         self._seal_statement: Statement | None = None
         self._admission = Admission(limits.in_flight, limits.in_flight_bytes)
         self._budget = MessageBudget(limits.arriving_bytes)
+        self.unread = 0
+        """Bytes of answers that peers have not taken."""
         self.stopping = asyncio.Event()
         """Set when the parent asked for an end."""
 
@@ -114,8 +129,8 @@ class Server:
     def take(self, sock: socket.socket) -> None:
         """Serve one connection in the background.
 
-        Where there are too many, one that is idle makes room, so that connections which do nothing can't
-        keep the manager out.
+        Where there are too many, one that is idle or has said nothing yet makes room, so that connections
+        which do nothing can't keep the manager out.
         """
         if self.stopping.is_set():
             sock.close()
@@ -123,18 +138,28 @@ class Server:
         if len(self._tasks) >= self._limits.connections:
             self._log.emit("connections_full", connections=len(self._tasks))
             idle = next((c for c in self._connections if c.role is Role.CALL and not c.in_flight), None)
-            if idle is None:
+            useless = next(iter(self._greeting), None) if idle is None else self._connections.pop(idle)
+            if useless is None:
                 sock.close()
                 return
-            task = self._connections.pop(idle)
-            self._tasks.discard(task)
-            task.cancel()
+            self._greeting.pop(useless, None)
+            self._tasks.discard(useless)
+            useless.cancel()
         task = asyncio.create_task(self._connection(sock))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._greeting[task] = None
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._greeting.pop(task, None)
+            sock.close()  # of a task that never ran; else the connection has done it
+
+        task.add_done_callback(ended)
 
     async def _connection(self, sock: socket.socket) -> None:
-        peer = _Peer()
+        task = asyncio.current_task()
+        assert task is not None
+        peer = _Peer(task)
         try:
             connection = await Connection.accept(
                 sock,
@@ -147,10 +172,12 @@ class Server:
             peer.connection.cancel()
             self._log.emit("channel_refused", reason=word(error.code))
             return
+        finally:
+            self._greeting.pop(task, None)
         peer.connection.set_result(connection)
-        task = asyncio.current_task()
-        assert task is not None
+        peer.control = connection.role is Role.CONTROL
         self._connections[connection] = task
+        self._peers.add(peer)
         try:
             if connection.role is Role.CONTROL:
                 await self._controlled(connection)
@@ -159,6 +186,7 @@ class Server:
         finally:
             self._connections.pop(connection, None)
             await connection.aclose()
+            self._give_up(peer)
 
     async def _controlled(self, connection: Connection) -> None:
         self._control.gained(connection)
@@ -179,10 +207,14 @@ class Server:
             stream.end()
 
     async def _stream(self, peer: _Peer, stream: Stream) -> None:
+        counted = not peer.control
+        if counted and self._streams >= self._limits.streams:
+            raise Refused("busy")
+        self._streams += counted
         try:
             match stream.kind:
                 case "operation":
-                    await self._operation(stream)
+                    await self._operation(peer, stream)
                 case "attest":
                     await self._attest(peer, stream)
                 case "describe":
@@ -197,6 +229,8 @@ class Server:
         except Exception as error:
             self._log.emit("internal_error", place="stream", exception=exception_name(error))
             raise Refused("internal") from None
+        finally:
+            self._streams -= counted
 
     def describe(self) -> dict[str, Any]:
         """Return what `describe` answers."""
@@ -211,10 +245,10 @@ class Server:
         }
 
     async def _first(self, stream: Stream) -> bytes:
-        if stream.unread or stream.remaining is not None:
-            message = await stream.receive()  # where it waits, the channel sees to the deadline
+        if stream.unread:
+            message = await stream.receive()
         else:
-            try:
+            try:  # the peer chose the stream's deadline, if it has one, and may have chosen weeks
                 async with asyncio.timeout(self._limits.first_message):
                     message = await stream.receive()
             except TimeoutError:
@@ -248,50 +282,118 @@ class Server:
         await stream.reply(b"")
         self.stopping.set()
 
-    async def _operation(self, stream: Stream) -> None:
+    async def _operation(self, peer: _Peer, stream: Stream) -> None:
         name, sealed = stream.metadata.get("name"), stream.metadata.get("sealed", False)
         if not isinstance(name, str) or not isinstance(sealed, bool):
             raise Refused("malformed", "an operation stream needs a name, and a flag `sealed`")
         dispatcher = self._dispatcher
         if dispatcher is None:
             raise Refused("unavailable")
-        message: bytes | None = await self._first(stream)
-        self._admission.enter(len(message))
+        growth = dispatcher.growth(name, sealed=sealed)
+        first = await self._first(stream)
+        if peer.unread > self._limits.unread_bytes // 2:
+            raise Refused("busy", "answers to earlier requests have not been taken")
+        self._admission.enter(len(first) * growth)
+        message: bytes | None = first
+        del first
         while message is not None:
-            size = len(message)
+            size = len(message) * growth
             try:
                 answer = await dispatcher.answer(name, message, sealed=sealed)
             finally:
                 self._admission.leave(size)
             del message  # as large as the request; the answer may wait long for a slow reader
-            if stream.ended:
-                await stream.reply(answer)
+            last = stream.ended
+            if len(answer) <= _SMALL_ANSWER:
+                await (stream.reply(answer) if last else stream.send(answer))
+            else:
+                await self._deliver(peer, stream, answer, last=last)
+            if last:
                 return
-            await stream.send(answer)
             message = await stream.receive()
             if message is not None and stream.unread:
                 # Whoever sends ahead is worked for ahead; one at a time, a task for each would cost the most.
-                await self._many(stream, dispatcher, name, sealed, message)
+                await self._many(peer, stream, dispatcher, name, sealed, message)
                 return
             if message is not None:
-                await self._admission.wait(len(message))
+                await self._admission.wait(len(message) * growth)
+
+    async def _deliver(self, peer: _Peer, stream: Stream, answer: bytes, *, last: bool) -> None:
+        size = len(answer)
+        self._made(peer, size)
+        try:
+            await (stream.reply(answer) if last else stream.send(answer))
+        finally:
+            self._taken(peer, size)
+
+    def _made(self, peer: _Peer, size: int) -> None:
+        """Count an answer that waits to be taken; of too many, give up who has taken none for longest."""
+        if not peer.unread:
+            peer.moved = self._time()
+        peer.unread += size
+        if peer.given_up:
+            return
+        self.unread += size
+        while self.unread > self._limits.unread_bytes:
+            slow = [one for one in self._peers if one.unread and not one.control]
+            if not slow:
+                return  # the manager's alone, which gets no more work done by now
+            slowest = min(slow, key=lambda one: one.moved)
+            self._log.emit("answers_unread", bytes=slowest.unread)
+            self._give_up(slowest)
+            slowest.task.cancel()
+
+    def _taken(self, peer: _Peer, size: int) -> None:
+        peer.unread -= size
+        peer.moved = self._time()
+        if not peer.given_up:
+            self.unread -= size
+
+    def _give_up(self, peer: _Peer) -> None:
+        """Count for a peer no more: it is gone, or soon will be."""
+        self._peers.discard(peer)
+        if not peer.given_up:
+            peer.given_up = True
+            self.unread -= peer.unread
 
     async def _many(
-        self, stream: Stream, dispatcher: Dispatcher, name: str, sealed: bool, message: bytes | None
+        self,
+        peer: _Peer,
+        stream: Stream,
+        dispatcher: Dispatcher,
+        name: str,
+        sealed: bool,
+        message: bytes | None,
     ) -> None:
         """Answer the further messages of a stream in order, working on a few of them at a time."""
+        growth = dispatcher.growth(name, sealed=sealed)
+        waiting = 0  # bytes of answers that are made and not sent
 
         async def work(request: bytes) -> bytes:
-            await self._admission.wait(len(request))
+            nonlocal waiting
+            size = len(request) * growth
+            await self._admission.wait(size)
             try:
-                return await dispatcher.answer(name, request, sealed=sealed)
+                answer = await dispatcher.answer(name, request, sealed=sealed)
             finally:
-                self._admission.leave(len(request))
+                self._admission.leave(size)
+            if len(answer) > _SMALL_ANSWER:
+                waiting += len(answer)
+                self._made(peer, len(answer))
+            return answer
+
+        def taken(size: int) -> None:
+            nonlocal waiting
+            waiting -= size
+            self._taken(peer, size)
 
         async def write() -> None:
             try:
                 while (task := await answers.get()) is not None:
-                    await stream.send(await task)
+                    answer = await task
+                    await stream.send(answer)
+                    if len(answer) > _SMALL_ANSWER:
+                        taken(len(answer))
             except GeumgoError as error:
                 stream.reset(error.code, retryable=error.retryable)  # which cancels the reader
             except Exception as error:
@@ -320,6 +422,8 @@ class Server:
             for one in left:
                 one.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            if waiting:
+                taken(waiting)
 
     async def stop(self) -> int:
         """Refuse new connections and streams, finish what is in flight, close; return what was cut off."""

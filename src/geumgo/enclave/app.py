@@ -47,6 +47,11 @@ class Operation:
     _decode: Callable[[bytes], Any] = field(repr=False)
     _encode: Callable[[Any], bytes] = field(repr=False)
 
+    @property
+    def plain(self) -> bool:
+        """Whether the body is taken as it is: bytes, text or nothing, no JSON that grows when it is parsed."""
+        return self.request is str or self.request in _BYTES
+
     def decode(self, body: bytes) -> Any:
         """Return the request that `body` holds.
 
