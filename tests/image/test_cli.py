@@ -6,15 +6,20 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from geumgo import cli
 from geumgo.image import measure, read_eif, replace_byte
 
-COMMANDS = ("build", "describe", "verify", "extract", "pcr", "diff")
+COMMANDS = ("build", "describe", "verify", "preflight", "sign", "signing-request", "attach-signature")
+COMMANDS += ("extract", "pcr", "diff")
 
 
 @dataclass
@@ -108,3 +113,111 @@ def test_errors_are_words_and_exit_codes(geumgo: Geumgo, small: Path, tmp_path: 
     geumgo("build", *out, "--root", tmp_path, "--cmd", "/x", "--arch", "mips", status=1)
     geumgo("pcr", status=2)
     assert not (tmp_path / "x.eif").exists()
+
+
+@pytest.fixture
+def signer(tmp_path: Path) -> dict[str, Path]:
+    """Files of a signer: certificate, key, and another key."""
+    files = {
+        "certificate": tmp_path / "cert.pem",
+        "key": tmp_path / "key.pem",
+        "other": tmp_path / "other.pem",
+    }
+    key, other = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "release")])
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(start).not_valid_after(start + timedelta(days=365))
+    pem = serialization.Encoding.PEM
+    files["certificate"].write_bytes(made.sign(key, hashes.SHA384()).public_bytes(pem))
+    for file, one in (("key", key), ("other", other)):
+        form, hidden = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        files[file].write_bytes(one.private_bytes(pem, form, hidden))
+    return files
+
+
+THEN = ("--now", "2026-06-01T00:00:00Z")
+
+
+def test_sign(geumgo: Geumgo, small: Path, signer: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "signed.eif"
+    certificate = ("--certificate", signer["certificate"])
+    words = ("sign", small, *certificate, "--key", signer["key"], "--out", out, *THEN)
+    pcr8 = answer(geumgo, "pcr", *certificate)["PCR8"]
+    assert pcr8 in geumgo(*words).stdout
+    assert answer(geumgo, *words) == {"Measurements": measure(read_eif(out)).to_json(), "Path": str(out)}
+    found = answer(geumgo, "verify", out, "--signed", *certificate, *THEN)
+    assert (found["SignatureCheck"], found["Measurements"]["PCR8"]) == (True, pcr8)
+    assert "expired at 2027-01-01" in " ".join(
+        geumgo("verify", out, "--now", "2027-06-01", status=1).stderr.split()
+    )
+    assert "not_signed" in geumgo("verify", small, *certificate, *THEN, status=1).stderr
+    other = tmp_path / "other-cert.pem"
+    lines = signer["certificate"].read_bytes().splitlines(keepends=True)
+    other.write_bytes(b"".join([lines[0], lines[2], *lines[1:]]))  # PEM of other bytes: only the hash counts
+    assert "other_signer" in geumgo("verify", out, "--certificate", other, *THEN, status=1).stderr
+
+
+def test_sign_offline(geumgo: Geumgo, small: Path, signer: dict[str, Path], tmp_path: Path) -> None:
+    out, tbs, signature = tmp_path / "signed.eif", tmp_path / "x.tbs", tmp_path / "x.sig"
+    certificate = ("--certificate", signer["certificate"], *THEN)
+    request = answer(geumgo, "signing-request", small, *certificate, "--out", tbs)
+    assert request["Algorithm"] == "ES384"
+    assert tbs.read_bytes().hex() == request["ToBeSigned"]
+    shown = geumgo("signing-request", small, *certificate, "--out", tmp_path / "digest", "--digest").stdout
+    assert request["Digest"] in shown
+    assert (tmp_path / "digest").read_bytes().hex() == request["Digest"]
+    key = serialization.load_pem_private_key(signer["key"].read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signature.write_bytes(key.sign(tbs.read_bytes(), ec.ECDSA(hashes.SHA384())))
+    words = ("attach-signature", small, *certificate, "--signature", signature, "--out", out)
+    assert answer(geumgo, *words)["Measurements"] == request["Measurements"]
+    assert request["Measurements"]["PCR8"] in geumgo(*words).stdout
+    geumgo("verify", out, "--signed", *certificate)
+    signature.write_bytes(key.sign(b"another", ec.ECDSA(hashes.SHA384())))
+    out.unlink()
+    assert "bad_signature" in geumgo(*words, status=1).stderr
+    assert not out.exists()
+    geumgo("signing-request", small, *certificate, "--out", tmp_path, status=1)
+
+
+def test_what_can_not_be_signed_is_never_left_unsigned(
+    geumgo: Geumgo, small: Path, signer: dict[str, Path], tmp_path: Path
+) -> None:
+    """The reference tools printed a message, wrote an unsigned image and ended with 0."""
+    out = ("--out", tmp_path / "signed.eif")
+    certificate, key = ("--certificate", signer["certificate"]), ("--key", signer["key"])
+    arn = "arn:aws:kms:ap-northeast-2:123456789012:key/1234"
+    assert (
+        "key_mismatch"
+        in geumgo("sign", small, *certificate, "--key", signer["other"], *out, *THEN, status=1).stderr
+    )
+    assert "signing-request" in geumgo("sign", small, *certificate, "--key", arn, *out, status=1).stderr
+    geumgo("sign", small, *certificate, "--key", tmp_path / "absent", *out, *THEN, status=1)
+    geumgo("sign", small, "--certificate", tmp_path / "absent", *key, *out, *THEN, status=1)
+    geumgo("sign", small, "--certificate", small, *key, *out, *THEN, status=1)
+    assert (
+        "certificate_expired"
+        in geumgo("sign", small, *certificate, *key, *out, "--now", "2030-01-01", status=1).stderr
+    )
+    geumgo("sign", small, *certificate, *out, status=2)
+    geumgo("sign", small, *key, *out, status=2)
+    geumgo("sign", small, *certificate, *key, *out, "--now", "soon", status=2)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(17 << 20)
+    assert "can't be the right file" in " ".join(
+        geumgo("sign", small, *certificate, "--key", tmp_path / "large", *out, *THEN, status=1).stderr.split()
+    )
+    assert not out[1].exists()
+
+
+def test_preflight(geumgo: Geumgo, small: Path) -> None:
+    found = json.loads(geumgo("preflight", small, "--memory", "32", "--json", status=1).stdout)
+    assert (found["Ready"], found["MemoryNeededMiB"], found["Size"]) == (False, 64, small.stat().st_size)
+    assert [finding["Code"] for finding in found["Findings"]] == ["memory", "not_bootable"]
+    shown = geumgo("preflight", small, "--memory", "32", status=1).stdout
+    assert "Give the enclave 64 MiB or more" in shown
+    assert "64 MiB" in geumgo("preflight", small, "--backend", "process").stdout
+    assert answer(geumgo, "preflight", small, "--backend", "process")["Ready"] is True
+    assert answer(geumgo, "describe", small)["MemoryNeededMiB"] == 64
+    geumgo("preflight", small, "--memory", "0", status=2)

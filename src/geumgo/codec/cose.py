@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -170,11 +170,16 @@ class CoseSign1:
         """
         _check_curve(key, algorithm)
         protected = cbor.dumps({_ALG: int(algorithm)})
-        der = key.sign(_to_be_signed(protected, external_aad, payload), ec.ECDSA(algorithm.hash))
+        unsigned = cls(protected, payload, b"", int(algorithm), tagged=tagged)
+        der = key.sign(unsigned.to_be_signed(external_aad), ec.ECDSA(algorithm.hash))
         r, s = decode_dss_signature(der)
         width = algorithm.coordinate_size
-        signature = r.to_bytes(width, "big") + s.to_bytes(width, "big")
-        return cls(protected, payload, signature, int(algorithm), tagged=tagged)
+        return replace(unsigned, signature=r.to_bytes(width, "big") + s.to_bytes(width, "big"))
+
+    def to_be_signed(self, external_aad: bytes = b"") -> bytes:
+        """Return the bytes that a signature is over (RFC 9052 §4.4, Sig_structure)."""
+        # cbor2 itself: all is bytes, so that its order and form are fixed.
+        return cbor2.dumps(["Signature1", self.protected, external_aad, self.payload])
 
     def verify(
         self, key: ec.EllipticCurvePublicKey, algorithm: Algorithm, *, external_aad: bytes = b""
@@ -205,7 +210,7 @@ class CoseSign1:
         try:
             key.verify(
                 encode_dss_signature(r, s),
-                _to_be_signed(self.protected, external_aad, self.payload),
+                self.to_be_signed(external_aad),
                 ec.ECDSA(algorithm.hash),
             )
         except InvalidSignature:
@@ -231,11 +236,6 @@ def _headers(protected: bytes) -> dict[Any, Any]:
     if _CRIT in headers:
         raise CoseError("the COSE_Sign1 has critical headers that are not understood")
     return headers
-
-
-def _to_be_signed(protected: bytes, external_aad: bytes, payload: bytes) -> bytes:
-    # RFC 9052 §4.4, Sig_structure. cbor2 itself: all is bytes, so that its order and form are fixed.
-    return cbor2.dumps(["Signature1", protected, external_aad, payload])
 
 
 def _check_curve(key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey, algorithm: Algorithm) -> None:

@@ -12,7 +12,8 @@ from cryptography import x509
 from geumgo.image._bootstrap import bootable
 from geumgo.image._errors import EifError
 from geumgo.image._measure import Measurements
-from geumgo.image._signature import check_signature
+from geumgo.image._preflight import memory_needed
+from geumgo.image._signature import check_dates, check_signature
 from geumgo.image.build import THIS_MACHINE_KEY, THIS_MACHINE_ONLY
 from geumgo.image.eif import Eif, Section, measure, read_eif
 
@@ -37,6 +38,7 @@ class Description:
         signed: whether there is a signature section.
         signature_ok: whether the signature is the certificate's over PCR0.
         certificate: facts of the signing certificate; None where there is none that can be read.
+        memory_mib: MiB that an enclave with it needs.
         bootable: whether it has a kernel and an init.
         this_machine_only: whether it says that it has files of the machine it was built on.
         warnings: what is unusual.
@@ -56,6 +58,7 @@ class Description:
     signed: bool
     signature_ok: bool
     certificate: dict[str, Any] | None
+    memory_mib: int
     bootable: bool
     this_machine_only: bool
     warnings: tuple[str, ...]
@@ -82,6 +85,7 @@ class Description:
                 {"Type": section.kind.name.lower(), "Offset": section.offset, "Size": section.size}
                 for section in self.sections
             ],
+            "MemoryNeededMiB": self.memory_mib,
             "Bootable": self.bootable,
             "ThisMachineOnly": self.this_machine_only,
             "Notes": list(self.notes),
@@ -122,13 +126,7 @@ def verify(image: Path, *, now_ms: int) -> Description:
     description = _description(eif, crc_ok=True)
     if eif.signature is not None:
         certificate = check_signature(eif.signature, description.measurements.pcr0)
-        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        if not start.timestamp() * 1000 <= now_ms <= end.timestamp() * 1000:
-            raise EifError(
-                f"the signing certificate is valid from {start.isoformat()} to {end.isoformat()}, not now",
-                why="The Nitro hypervisor refuses to start such an image.",
-                code="certificate_expired",
-            )
+        check_dates(certificate, now_ms)
     if description.warnings:
         raise EifError(
             f"the image is unusual: {'; '.join(description.warnings)}",
@@ -169,6 +167,7 @@ def _description(eif: Eif, crc_ok: bool) -> Description:
         signed=eif.signature is not None,
         signature_ok=signature_ok,
         certificate=certificate,
+        memory_mib=memory_needed(eif).mib,
         bootable=can_boot,
         this_machine_only=this_machine,
         warnings=(*eif.warnings, *warnings),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from geumgo._base import GeumgoError
 
-__all__ = ("BuildError", "CpioError", "EifError", "ImageError", "LockError", "Unavailable")
+__all__ = ("BuildError", "CpioError", "EifError", "ImageError", "LockError", "SigningError", "Unavailable")
 
 
 class ImageError(GeumgoError):
@@ -35,6 +35,12 @@ class LockError(ImageError):
     """Raised when the lock file is malformed or has nothing for this architecture."""
 
     code = "bad_lock"
+
+
+class SigningError(ImageError):
+    """Raised when a certificate, key or signature can't be used to sign an image."""
+
+    code = "image_signing"
 
 
 class Unavailable(BuildError):

@@ -1,4 +1,4 @@
-"""The signature section (nitro.md §1.5): read here, because PCR8 is the signing certificate's hash.
+"""The signature section (nitro.md §1.5) and its certificate, whose hash is PCR8: read, checked, encoded.
 
 Data = CBOR array(1) of {"signing_certificate": PEM text, "signature": untagged COSE_Sign1}, both as arrays
 of integers in files of AWS's tool and as byte strings in others'.
@@ -9,9 +9,12 @@ from __future__ import annotations
 import binascii
 import hashlib
 import re
+import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+import cbor2
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,7 +25,16 @@ from geumgo.image._errors import EifError
 from geumgo.image._layout import MAX_SIGNATURE_SIZE
 from geumgo.image._measure import extend
 
-__all__ = ("Signature", "check_signature", "parse_signature", "pcr_of_certificate", "pem_to_der")
+__all__ = (
+    "Signature",
+    "check_dates",
+    "check_signature",
+    "encode_signature",
+    "parse_signature",
+    "pcr_of_certificate",
+    "pcr_of_der",
+    "pem_to_der",
+)
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*", re.ASCII)
 
@@ -59,13 +71,34 @@ def parse_signature(data: bytes) -> Signature:
     return Signature(certificate=pem_to_der(pem), cose=_byte_string(value[0], "signature"))
 
 
+def encode_signature(signature: Signature) -> bytes:
+    """Return a signature section's data, byte for byte as AWS's tool writes it.
+
+    The certificate alone is written, as PEM: what else the signer's file held stays out of the image.
+
+    Raises:
+        EifError: more than 32768 bytes (`too_large`).
+    """
+    pem = ssl.DER_cert_to_PEM_cert(signature.certificate).encode("ascii")
+    # cbor2 itself: AWS's map is in the order of its fields, which is not that of deterministic CBOR.
+    data = cbor2.dumps([{"signing_certificate": list(pem), "signature": list(signature.cose)}])
+    if len(data) > MAX_SIGNATURE_SIZE:
+        raise EifError(
+            f"the signature section would have {len(data)} bytes; {MAX_SIGNATURE_SIZE} is the limit",
+            why="The format spends two bytes on most bytes of the certificate.",
+            fix=f"Use a smaller certificate; this one has {len(pem)} bytes as PEM.",
+            code="too_large",
+        )
+    return data
+
+
 def pem_to_der(pem: bytes) -> bytes:
-    """Return the DER of the first certificate in `pem`.
+    """Return the DER of the first certificate in `pem`; what stands before and after it is ignored.
 
     Raises:
         EifError: there is none.
     """
-    match = _PEM.match(pem.lstrip())
+    match = _PEM.search(pem)
     if match is None:
         raise EifError("the signing certificate is not PEM")
     try:
@@ -123,10 +156,50 @@ def check_signature(signature: Signature, pcr0: str) -> x509.Certificate:
     return certificate
 
 
+def check_dates(certificate: x509.Certificate, now_ms: int) -> None:
+    """Check that a signing certificate is valid at a time; the hypervisor does so at every start.
+
+    Args:
+        certificate: the signer's.
+        now_ms: the time, milliseconds since 1970.
+
+    Raises:
+        EifError: `certificate_expired`, also where it is not valid yet.
+    """
+    try:
+        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except ValueError:
+        raise EifError("the signing certificate's dates can't be read", code="bad_signature") from None
+    if now_ms < start.timestamp() * 1000:
+        wrong = f"is not valid before {start.isoformat()}"
+    elif now_ms > end.timestamp() * 1000:
+        wrong = f"expired at {end.isoformat()}"
+    else:
+        return
+    raise EifError(
+        f"the signing certificate {wrong}; the time is {_shown(now_ms)}",
+        why="The Nitro hypervisor refuses to start an image whose signing certificate is not valid then.",
+        fix="Sign with a certificate that is valid; where another time is meant, say so with --now.",
+        code="certificate_expired",
+    )
+
+
+def _shown(now_ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(now_ms // 1000, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return f"{now_ms} ms since 1970"
+
+
 def pcr_of_certificate(pem: bytes) -> str:
     """Return PCR8 of images signed by a certificate (PEM), as lower-case hex.
 
     Raises:
         EifError: it is not PEM.
     """
-    return extend(hashlib.sha384(pem_to_der(pem)).digest()).hex()
+    return pcr_of_der(pem_to_der(pem))
+
+
+def pcr_of_der(der: bytes) -> str:
+    """Return PCR8 of images signed by a certificate (DER), as lower-case hex."""
+    return extend(hashlib.sha384(der).digest()).hex()

@@ -257,8 +257,10 @@ def write_eif(
     architecture: Architecture = Architecture.X86_64,
     default_memory: int = DEFAULT_MEMORY,
     default_cpus: int = DEFAULT_CPUS,
+    version: int = VERSION,
+    pcr0: str | None = None,
 ) -> Measurements:
-    """Write an image of version 4 and return its measurements; sections follow each other without gaps.
+    """Write an image and return its measurements; sections follow each other without gaps.
 
     The file appears under its name when it is complete, or not at all.
 
@@ -268,9 +270,12 @@ def write_eif(
         architecture: what the kernel runs on.
         default_memory: bytes for an enclave whose launcher names none.
         default_cpus: vCPUs for an enclave whose launcher names none.
+        version: of the format.
+        pcr0: what PCR0 must turn out to be, hex, because something was signed over it; None for any.
 
     Raises:
-        EifError: a composition that no reader accepts, or content whose size changed meanwhile.
+        EifError: a composition that no reader accepts, content whose size changed meanwhile, or another PCR0
+            than expected (`image_changed`).
         ImageError: the file can't be written.
     """
     if len(parts) > MAX_SECTIONS:
@@ -281,7 +286,7 @@ def write_eif(
         offsets.append(end)
         end += SECTION_HEADER_SIZE + size
     header = EifHeader(
-        version=VERSION,
+        version=version,
         flags=int(architecture),
         default_memory=default_memory,
         default_cpus=default_cpus,
@@ -317,12 +322,15 @@ def write_eif(
                     raise EifError(f"the {kind.name.lower()} changed its size while it was written")
                 if kept is not None:
                     certificate = parse_signature(bytes(kept)).certificate
+            measured = measurer.finish(certificate)
+            if pcr0 is not None and measured.pcr0 != pcr0:
+                raise EifError("the image changed while it was copied", code="image_changed")
             file.seek(0)
             file.write(replace(header, crc=crc).to_bytes())
             file.commit()
     except OSError as error:
         raise ImageError(f"{path} can't be written: {error.strerror}", code="image_unwritable") from None
-    return measurer.finish(certificate)
+    return measured
 
 
 def _content(data: Data | Path | Source | Content) -> tuple[int, Iterable[Data]]:
