@@ -169,3 +169,13 @@ def test_a_half_written_file_is_never_seen(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     NsmAuthority.open(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("whose", ["directory", "key"])
+def test_an_authority_that_somebody_else_prepared_is_refused(tmp_path: Path, whose: str) -> None:
+    directory = tmp_path / "nsm"
+    NsmAuthority.open(directory)
+    os.chown(directory if whose == "directory" else directory / AUTHORITY_FILE, 12345, 12345)
+    with pytest.raises(AuthorityError, match="another user"):
+        NsmAuthority.open(directory)

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from geumgo._base import Clock, SystemClock
 from geumgo.attestation import TrustRoots
 from geumgo.testing.kms._errors import ServiceError
+from geumgo.testing.kms._files import check_private
 from geumgo.testing.kms._identities import load_identities
 from geumgo.testing.kms._service import KmsService
 from geumgo.testing.kms._signature import Identity, verify_signature
@@ -110,9 +111,11 @@ def create_app(
 
     Raises:
         StateError: the folder is in use by another emulator or was made for another account or region.
+        FolderError: others could change what lies in the folder.
     """
     clock = clock or SystemClock()
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_private(state_dir)
     resources = ExitStack()
     with ExitStack() as undo:
         undo.callback(resources.close)

@@ -66,7 +66,7 @@ class NsmAuthority:
 
         Raises:
             AuthorityError: the files can't be written or read, others may read the key or write to the
-                directory, or the file's content is no authority.
+                directory or own them, or the file's content is no authority.
         """
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -148,7 +148,13 @@ def _write_temporary(path: Path, content: bytes, mode: int) -> Path:
 
 
 def _check_private(path: Path, forbidden: int, problem: str) -> None:
-    mode = stat.S_IMODE(path.stat().st_mode)
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        raise AuthorityError(
+            f"{path} belongs to another user, who would know the key",
+            fix="Give a directory of your own.",
+        )
+    mode = stat.S_IMODE(status.st_mode)
     if mode & forbidden:
         raise AuthorityError(
             f"{path} has mode {mode:04o}: {problem}", fix=f"Run: chmod go-rwx {path}", code="bad_authority"
