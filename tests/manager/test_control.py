@@ -97,3 +97,20 @@ async def test_bad_events_end_the_stream(asking, message):
         await stream.receive()
     assert caught.value.code == "malformed"
     assert events == []
+
+
+async def test_what_a_hostile_enclave_logs_stays_one_line_of_json(asking):
+    enclave, events, _ = asking
+    stream = await enclave.open("log")
+    fields = {"a": float("nan"), "b": float("inf"), "c": 1 << 62, "d": 'x"}\n{"event":"forged', "e": b"\xff"}
+    await stream.send(cbor.dumps({"t": 1, "code": "x\ny", "level": "fatal", "fields": fields}))
+    stream.end()
+    while not events:
+        await asyncio.sleep(0)
+
+    def none(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    line = json.dumps(events[0])
+    assert json.loads(line, parse_constant=none)["level"] == "info"
+    assert "\n" not in line

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
@@ -126,10 +128,20 @@ async def _body(
     if output is None:
         sys.stdout.buffer.write(answer)
         return
+    _write(output, answer)
+
+
+def _write(output: Path, answer: bytes) -> None:
+    """Write an answer, which may be plaintext, for this user alone; the file is complete or as it was."""
+    part = ""
     try:
-        output.write_bytes(answer)
+        descriptor, part = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")  # mode 0600
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(answer)
+        os.replace(part, output)
     except OSError as error:
-        output.unlink(missing_ok=True)
+        if part:
+            Path(part).unlink(missing_ok=True)
         raise GeumgoError(f"{output} can't be written: {error.strerror}", code="cannot_write") from None
 
 

@@ -130,7 +130,8 @@ def _parse_event(message: bytes) -> Mapping[str, Any]:
         raise GeumgoError("the enclave sent a log event that can't be read", code="malformed")
     fields = event.get("fields")
     flat = {
-        str(name)[:64]: value if isinstance(value, int | float | bool) else str(value)[:256]
+        # No floats: JSON has no NaN, and a log line must stay JSON whatever the enclave says.
+        str(name)[:64]: value if isinstance(value, int) else str(value)[:256]
         for name, value in (fields.items() if isinstance(fields, dict) else ())
     }
     level = event.get("level")
