@@ -396,8 +396,11 @@ def huge_answer(answer, earlier):
     return replace(answer, body=bytes(17 << 20))
 
 
+BOMB = gzip.compress(bytes(32 << 20), 9)
+
+
 def zipped_bomb(answer, earlier):
-    return replace(answer, body=gzip.compress(bytes(200 << 20), 9), headers=("Content-Encoding: gzip",))
+    return replace(answer, body=BOMB, headers=("Content-Encoding: gzip",))
 
 
 def half_an_answer(answer, earlier):
