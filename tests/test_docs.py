@@ -33,7 +33,7 @@ def test_python_blocks_parse(page: Path) -> None:
         assert ast.parse(block).body
 
 
-@pytest.mark.parametrize("name", ["deidentification", "operations", "gateway"])
+@pytest.mark.parametrize("name", ["deidentification", "operations", "gateway", "images"])
 def test_korean_pages_stand_beside_the_english(name: str) -> None:
     """A section that was added to one page is added to the other."""
     english = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
