@@ -17,6 +17,7 @@ import yaml
 from geumgo import image, keys
 from geumgo._base import GeumgoError, SystemClock
 from geumgo.cli import _output
+from geumgo.image.configured import check_configuration
 from geumgo.keys import pool as birth
 
 __all__ = ("app",)
@@ -85,10 +86,11 @@ def release(
 
     Example: geumgo pool release --measured measured.json --eif enclave.eif --admin ARN
     """
-    configuration = keys.MeasuredConfiguration.from_json(_bytes(measured))
+    source = _bytes(measured)
+    configuration = keys.MeasuredConfiguration.from_json(source)
     if configuration.kms is None or configuration.pool_key is None:
         raise GeumgoError("this configuration names no key; there is nothing to release", code="no_pool_key")
-    pcrs = _pcrs(eif)
+    pcrs = _pcrs(eif, source)
     key_id = configuration.pool_key.key_id
     asyncio.run(birth.release(_kms(configuration.kms), key_id, pcrs, admin, parents=parent or ()))
     _show({"key_id": key_id, **pcrs}, json=json)
@@ -109,7 +111,8 @@ def audit(
 
     Example: geumgo pool audit cloudtrail.json --measured measured.json --eif enclave.eif --admin ARN
     """
-    configuration = keys.MeasuredConfiguration.from_json(_bytes(measured))
+    source = _bytes(measured)
+    configuration = keys.MeasuredConfiguration.from_json(source)
     if configuration.pool_key is None:
         raise GeumgoError("this configuration names no key; there is nothing to audit", code="no_pool_key")
     events = [event for path in records for event in _events(path)]
@@ -117,7 +120,7 @@ def audit(
         events,
         key_id=configuration.pool_key.key_id,
         admin=admin,
-        pcrs=_pcrs(eif) if eif else None,
+        pcrs=_pcrs(eif, source) if eif else None,
         parents=parent or (),
     )
     if json:
@@ -196,8 +199,11 @@ def _kms(settings: keys.KmsSettings) -> keys.KmsClient:
     )
 
 
-def _pcrs(eif: Path) -> dict[str, str]:
-    measurements = image.measure(image.read_eif(eif))
+def _pcrs(path: Path, configuration: bytes) -> dict[str, str]:
+    """Return the measurements of an image that holds this configuration and no other."""
+    eif = image.read_eif(path)
+    check_configuration(eif, configuration)
+    measurements = image.measure(eif)
     return {"PCR0": measurements.pcr0, "PCR1": measurements.pcr1, "PCR2": measurements.pcr2}
 
 
