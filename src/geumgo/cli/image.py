@@ -45,7 +45,23 @@ def build(
     output: Annotated[Path, typer.Option("--out", help="Where the image goes.")],
     root: Annotated[Path | None, typer.Option(help="Build from this folder as root file system.")] = None,
     cmd: Annotated[
-        list[str] | None, typer.Option(help="With --root: program, then each argument; repeat the option.")
+        list[str] | None,
+        typer.Option(
+            help="With --root: program, then each argument; repeat the option. With --oci: in place of its CMD."
+        ),
+    ] = None,
+    oci: Annotated[
+        Path | None,
+        typer.Option(
+            help="Build from this container image: an OCI layout (folder or tar) or `docker save` archive."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--platform", help="With --oci: such as linux/amd64.", show_default="this machine's"),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="With --oci: which of several images, by name.")
     ] = None,
     configuration: Annotated[
         Path | None, typer.Option(help="Build Geumgo's own image around this measured configuration.")
@@ -79,9 +95,11 @@ def build(
     """Build an image and print its PCRs: what the hypervisor will measure.
 
     Example: geumgo image build --configuration measured.json --out enclave.eif
+
+    Example: geumgo image build --oci app.tar --platform linux/amd64 --out app.eif
     """
-    if (root is None) == (configuration is None):
-        raise typer.BadParameter("give --root or --configuration, and not both")
+    if sum(source is not None for source in (root, oci, configuration)) != 1:
+        raise typer.BadParameter("give one of --root, --oci and --configuration")
     variables = dict(_pair(text, "--env") for text in env or [])
     with _output.progress("building the image", total=1.0) as bar:
         task = bar.task_ids[0]
@@ -99,6 +117,20 @@ def build(
                 init=init,
                 cmdline=cmdline,
                 architecture=image.Architecture.of_machine(arch),
+                name=name,
+                progress=step,
+            )
+        elif oci is not None:
+            built = image.build_from_oci(
+                oci,
+                output=output,
+                platform=target,
+                reference=reference,
+                cmd=cmd,
+                env=variables,
+                kernel=kernel,
+                init=init,
+                cmdline=cmdline,
                 name=name,
                 progress=step,
             )
@@ -126,6 +158,7 @@ def build(
                 "Size": built.size,
                 "Bootable": built.bootable,
                 "ThisMachineOnly": built.this_machine_only,
+                "LeftOut": list(built.left_out),
                 "Notes": list(built.notes),
             }
         )

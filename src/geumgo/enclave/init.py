@@ -5,9 +5,10 @@ image's program, in this same process: a sandbox allows no second `execve`.
 
 1. Dial CID 3 port 9000 (200 ms), then CID 2, again until the deadline; send 0xB7, expect 0xB7. This is
    liveness, never trust.
-2. Read `cmd` and `env` of ramdisk 1: one argument, one `NAME=value` a line (`nitro.md` §1.8).
-3. Set the environment and run the program: `-m MODULE` or a script of the image's own Python by
-   :mod:`runpy`; anything else by `execve`, where the sandbox lets it.
+2. Read `cmd` and `env` of ramdisk 1: one argument, one `NAME=value` a line (`nitro.md` §1.8); and `process`,
+   where the image came from a container image (`docs/spec/ramdisk.md`).
+3. Set the environment, go to the working folder and run the program: `-m MODULE` or a script of the image's
+   own Python by :mod:`runpy`; anything else by `execve`, where the sandbox lets it.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ __all__ = (
     "PAUSE",
     "Program",
     "apply_environment",
+    "enter",
     "heartbeat",
     "main",
     "parse_arguments",
     "parse_environment",
+    "parse_process",
     "python_program",
     "run",
 )
@@ -61,6 +64,13 @@ HANDED_OVER = ("GEUMGO_VSOCK_FD", "GEUMGO_NSM_FD", "GEUMGO_ROOT", "GEUMGO_DEBUG"
 
 _FLAGS_ALONE = frozenset("bBdEhiIOPqsSuvx")
 _PYTHON = re.compile(r"python3?(\.\d+)?", re.ASCII)
+_PROCESS = {
+    "WORKDIR": re.compile(r"/[^\0]*"),
+    "UID": re.compile(r"[0-9]{1,10}"),
+    "GID": re.compile(r"[0-9]{1,10}"),
+    "GROUPS": re.compile(r"([0-9]{1,10}(,[0-9]{1,10})*)?"),
+}
+"""The lines of `process`, each exactly once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +157,23 @@ def parse_environment(text: bytes) -> dict[str, str]:
     return variables
 
 
+def parse_process(text: bytes) -> str:
+    """Return the working folder that `process` names; its user is checked, and cannot be had in a sandbox.
+
+    Raises:
+        ConfigurationError: too large, not UTF-8, or other lines than docs/spec/ramdisk.md lists.
+    """
+    values = {}
+    for line in _lines(text, "process"):
+        name, _, value = line.partition("=")
+        if name in values or name not in _PROCESS or not _PROCESS[name].fullmatch(value):
+            raise ConfigurationError("the image's process file has a line that it can't have")
+        values[name] = value
+    if len(values) < len(_PROCESS):
+        raise ConfigurationError("the image's process file lacks a line")
+    return values["WORKDIR"]
+
+
 def _lines(text: bytes, what: str) -> tuple[str, ...]:
     if len(text) > MAX_FILE:
         raise ConfigurationError(f"the image's {what} is over {MAX_FILE} bytes")
@@ -204,6 +231,31 @@ def _below(root: Path, name: str) -> str:
     return str(root / name.lstrip("/")) if name.startswith("/") else name
 
 
+def enter(folder: str, command: Sequence[str], root: Path, path: list[str]) -> None:
+    """Go to the image's working folder, and let its Python import from where `python` itself would.
+
+    Args:
+        folder: absolute, as the image sees it.
+        command: what will run.
+        root: the image's root as this process sees it.
+        path: `sys.path`; gets the folder of a script, or the working folder for `-m`.
+
+    Raises:
+        ConfigurationError: there is no such folder.
+    """
+    try:
+        os.chdir(_below(root, folder))
+    except OSError as error:
+        raise ConfigurationError(f"the image's working folder can't be entered ({error.strerror})") from None
+    program = python_program(command)
+    if program is None or {"-P", "-I"} & set(command[: len(command) - len(program.arguments)]):
+        return
+    first = os.getcwd()
+    if program.script is not None:
+        first = os.path.dirname(os.path.abspath(_below(root, program.script)))
+    path.insert(0, first)
+
+
 def run(command: Sequence[str], root: Path) -> None:
     """Run the image's program; returns when it does, or never.
 
@@ -236,8 +288,12 @@ def main() -> None:
     try:
         command = parse_arguments(_read(os.environ.get("GEUMGO_CMD", "/cmd")))
         variables = parse_environment(_read(os.environ.get("GEUMGO_ENV", "/env")))
+        process = os.environ.get("GEUMGO_PROCESS", "/process")
+        folder = parse_process(_read(process)) if os.path.lexists(process) else None
         asyncio.run(heartbeat(provider()))
         apply_environment(variables, os.environ, root, sys.path)
+        if folder is not None:
+            enter(folder, command, root, sys.path)
         run(command, root)
     except GeumgoError as error:
         # These texts are about the image and the launcher; nothing of a request can be in them.

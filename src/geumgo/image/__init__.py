@@ -24,6 +24,7 @@ from geumgo.image._unpack import Unpacked, unpack
 from geumgo.image.build import BuiltImage, build_from_directory
 from geumgo.image.eif import Eif, Part, Section, measure, read_eif, write_eif
 from geumgo.image.enclave_image import BANNER, CONFIGURATION, build_enclave_image
+from geumgo.image.oci import build_from_oci
 from geumgo.image.tamper import replace_byte
 
 __all__ = (
@@ -53,6 +54,7 @@ __all__ = (
     "bootable",
     "build_enclave_image",
     "build_from_directory",
+    "build_from_oci",
     "describe",
     "diff",
     "end_programs",

@@ -64,6 +64,7 @@ class BuiltImage:
         reason: why it isn't bootable; empty where it is.
         this_machine_only: whether files of this machine are in it, so that its PCRs hold nowhere else.
         why_this_machine: why the locked base could not be had; empty where it was.
+        left_out: what the source had and a ramdisk can't hold, or an enclave must not have, a line each.
     """
 
     path: Path
@@ -73,6 +74,7 @@ class BuiltImage:
     reason: str
     this_machine_only: bool = False
     why_this_machine: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -80,6 +82,9 @@ class BuiltImage:
         found = [] if self.bootable else [f"not bootable: {self.reason}"]
         if self.this_machine_only:
             found.append(THIS_MACHINE_ONLY + (f": {self.why_this_machine}" if self.why_this_machine else ""))
+        if self.left_out:
+            more = "" if len(self.left_out) == 1 else f", and {len(self.left_out) - 1} more"
+            found.append(f"left out: {self.left_out[0]}{more}")
         return tuple(found)
 
 
@@ -187,12 +192,14 @@ def build_from_nodes(
     metadata: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     this_machine: str | None = None,
+    beside: Mapping[str, cpio.Node] | None = None,
     progress: Progress = silent,
 ) -> BuiltImage:
     """Build an image whose root file system is `nodes`; see `build_from_directory`.
 
     Args:
         this_machine: why files of this machine are among the nodes; None where none are.
+        beside: files for the init, beside `cmd` and `env`, outside the root file system.
     """
     if not cmd or not cmd[0].startswith("/"):
         raise BuildError(
@@ -206,6 +213,7 @@ def build_from_nodes(
     application[ROOTFS] = cpio.Node.directory()
     application["cmd"] = cpio.Node.file(_lines("cmd", cmd))
     application["env"] = cpio.Node.file(_lines("env", [f"{key}={env[key]}" for key in sorted(env)]))
+    application.update(beside or {})
     for key in env:
         if not key or "=" in key:
             raise BuildError(f"{key!r} can't be the name of a variable")

@@ -12,6 +12,7 @@ import enum
 import os
 import stat
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +74,17 @@ class Node:
         kind: `FILE`, `DIRECTORY` or `SYMLINK`.
         mode: permission bits.
         data: a file's content, or a link's target.
+        uid: owner.
+        gid: group.
+        link: equal for the names of one hard-linked file, which then is in the archive once; None for others.
     """
 
     kind: Kind
     mode: int = 0o755
     data: Data | Path | Window = b""
+    uid: int = 0
+    gid: int = 0
+    link: int | None = None
 
     def source(self) -> Source:
         """Return the content; a file is opened.
@@ -123,9 +130,10 @@ def default_mtime(environment: Mapping[str, str]) -> int:
 
 
 class Archive:
-    """An archive to be written: sorted names, inode numbers in that order, uid and gid 0, one time stamp.
+    """An archive to be written: sorted names, inode numbers in that order, one time stamp.
 
-    Missing parent folders are added with mode 0755. The size is known before a byte is written.
+    Missing parent folders are added with mode 0755. The size is known before a byte is written. Of several
+    names of one file the first has the content, which both Linux and GNU cpio read.
 
     Args:
         nodes: name (relative, `/` between components) to node.
@@ -154,7 +162,8 @@ class Archive:
             raise CpioError(f"{len(complete)} entries are more than the limit of {MAX_ENTRIES}")
         # By components, so that a folder's content follows it directly ("a", "a/b", "a-b").
         self._nodes = sorted(complete.items(), key=lambda item: os.fsencode(item[0]).split(b"/"))
-        self._sources = [_source(node.data) for _, node in self._nodes]
+        self._inodes: list[tuple[int, int]] = []
+        self._sources = self._content()
         self._mtime = mtime
         size = 0
         for (name, _), source in zip(self._nodes, self._sources, strict=True):
@@ -164,6 +173,20 @@ class Archive:
         size += _padded(HEADER_SIZE + len(TRAILER) + 1)
         self._unpadded = size
         self._size = size + -size % BLOCK
+
+    def _content(self) -> list[tuple[int, Source | Path]]:
+        """Return what each entry carries, and note its inode and how many names that has."""
+        counts = Counter(node.link for _, node in self._nodes if node.link is not None)
+        first: dict[int, int] = {}
+        found = []
+        for inode, (_, node) in enumerate(self._nodes, 1):
+            if node.link is None:
+                self._inodes.append((inode, 2 if node.kind is Kind.DIRECTORY else 1))
+                found.append(_source(node.data))
+                continue
+            found.append(_source(b"" if node.link in first else node.data))
+            self._inodes.append((first.setdefault(node.link, inode), counts[node.link]))
+        return found
 
     @property
     def size(self) -> int:
@@ -183,10 +206,16 @@ class Archive:
             ImageError: a file can't be read.
         """
         pending = bytearray()
-        for inode, ((name, node), (size, data)) in enumerate(zip(self._nodes, self._sources, strict=True), 1):
-            nlink = 2 if node.kind is Kind.DIRECTORY else 1
+        entries = zip(self._nodes, self._sources, self._inodes, strict=True)
+        for (name, node), (size, data), (inode, nlink) in entries:
             pending += _header(
-                name, node.kind.value | node.mode, size, inode=inode, nlink=nlink, mtime=self._mtime
+                name,
+                node.kind.value | node.mode,
+                size,
+                inode=inode,
+                nlink=nlink,
+                mtime=self._mtime,
+                owner=(node.uid, node.gid),
             )
             if isinstance(data, Path):
                 source = FileSource(data)
@@ -231,9 +260,11 @@ def _padded(size: int) -> int:
     return size + -size % 4
 
 
-def _header(name: str, mode: int, size: int, *, inode: int, nlink: int, mtime: int) -> bytes:
+def _header(
+    name: str, mode: int, size: int, *, inode: int, nlink: int, mtime: int, owner: tuple[int, int] = (0, 0)
+) -> bytes:
     raw = os.fsencode(name)
-    fields = (inode, mode, 0, 0, nlink, mtime, size, 0, 0, 0, 0, len(raw) + 1, 0)
+    fields = (inode, mode, *owner, nlink, mtime, size, 0, 0, 0, 0, len(raw) + 1, 0)
     head = MAGIC + b"".join(b"%08X" % value for value in fields) + raw + b"\0"
     return head + bytes(-len(head) % 4)
 

@@ -75,6 +75,7 @@ def environment(plan: Plan, tree: Tree) -> dict[str, str]:
         "GEUMGO_ROOT": outer or "/",
         "GEUMGO_CMD": f"{outer}/{INIT_FOLDER}/cmd",
         "GEUMGO_ENV": f"{outer}/{INIT_FOLDER}/env",
+        "GEUMGO_PROCESS": f"{outer}/{INIT_FOLDER}/process",
         VSOCK_FD_VARIABLE: str(BROKER_FD),
         "GEUMGO_NSM_FD": str(NSM_FD),
         # Each further arena reserves 64 MiB of address space, which the limit counts.

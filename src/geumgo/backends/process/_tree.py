@@ -163,7 +163,7 @@ def _library_folders(root: Path, machine: str) -> Iterable[str]:
 
 
 def place_init_files(tree: Tree, unpacked: Path) -> None:
-    """Copy `cmd` and `env`, which lie beside the root, to where the program can read them.
+    """Copy `cmd`, `env` and `process`, which lie beside the root, to where the program can read them.
 
     No symbolic link of the image is followed: the folders are opened one by one.
 
@@ -179,7 +179,9 @@ def place_init_files(tree: Tree, unpacked: Path) -> None:
             below = os.open(name, flags, dir_fd=folder)
             os.close(folder)
             folder = below
-        for name in ("cmd", "env"):
+        for name in ("cmd", "env", "process"):
+            if name == "process" and not (unpacked / name).exists():
+                continue  # an image that AWS's tool made has none
             content = (unpacked / name).read_bytes()
             fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=folder)
             with os.fdopen(fd, "wb") as file:
