@@ -12,6 +12,7 @@ import cbor2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,6 +141,17 @@ def test_what_is_signed_verifies(algorithm: Algorithm, tagged: bool) -> None:
 
 def test_the_protected_header_of_es384_has_the_bytes_that_nitro_writes() -> None:
     assert CoseSign1.sign(b"", KEYS[Algorithm.ES384], Algorithm.ES384).protected.hex() == "a1013822"
+
+
+def test_what_a_signer_elsewhere_is_given() -> None:
+    """RFC 9052 §4.4: a signer that is handed these bytes makes a signature that verifies."""
+    key, algorithm = KEYS[Algorithm.ES256], Algorithm.ES256
+    unsigned = CoseSign1(bytes.fromhex("a10126"), b"p", b"", int(algorithm))
+    signed = unsigned.to_be_signed(b"aad")
+    assert signed.hex() == "846a5369676e61747572653143a101264361616441" + b"p".hex()
+    r, s = decode_dss_signature(key.sign(signed, ec.ECDSA(algorithm.hash)))
+    message = replace(unsigned, signature=r.to_bytes(32, "big") + s.to_bytes(32, "big"))
+    assert message.verify(key.public_key(), algorithm, external_aad=b"aad") == b"p"
 
 
 def test_external_data_is_signed_along() -> None:
