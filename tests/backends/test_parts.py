@@ -165,6 +165,12 @@ class TestTree:
         _tree.place_init_files(tree, root.parent)
         assert (root / "run/geumgo-init/cmd").read_text().startswith("/usr/bin/python3")
         assert (root / "run/geumgo-init/env").read_text() == "A=b\n"
+        assert not (root / "run/geumgo-init/process").exists()
+
+    def test_a_process_file_is_placed_too(self, root: Path) -> None:
+        (root.parent / "process").write_text("WORKDIR=/\n")
+        _tree.place_init_files(_tree.describe(root, CMD, {}, machine="x86_64"), root.parent)
+        assert (root / "run/geumgo-init/process").read_text() == "WORKDIR=/\n"
 
     @pytest.mark.parametrize("link", ["run", "run/geumgo-init"])
     def test_no_link_of_the_image_leads_the_launcher_out(self, root: Path, tmp_path: Path, link: str) -> None:

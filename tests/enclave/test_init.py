@@ -23,6 +23,7 @@ from geumgo.enclave.init import (
     heartbeat,
     parse_arguments,
     parse_environment,
+    parse_process,
     python_program,
 )
 from geumgo.vsock import ConnectFailed
@@ -181,14 +182,19 @@ print(json.dumps({"argv": sys.argv[1:], "name": __name__, "a": os.environ.get("A
 """
 
 
-def run_init(tmp_path: Path, cmd: str, env: str = "") -> subprocess.CompletedProcess[str]:
+def run_init(
+    tmp_path: Path, cmd: str, env: str = "", process: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run init's second half: no heartbeat, since there is no vsock here."""
     (tmp_path / "cmd").write_text(cmd)
     (tmp_path / "env").write_text(env)
     code = "import geumgo.enclave.init as i\nasync def beat(way): return 2\ni.heartbeat = beat\ni.main()"
     variables = {"GEUMGO_ROOT": str(tmp_path), "GEUMGO_CMD": str(tmp_path / "cmd")}
+    variables["GEUMGO_PROCESS"] = str(tmp_path / "process")
+    if process is not None:
+        (tmp_path / "process").write_text(process)
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],  # as the launcher starts it
         env={**variables, "GEUMGO_ENV": str(tmp_path / "env"), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
@@ -228,3 +234,56 @@ def test_what_cannot_run_is_said(tmp_path: Path):
     assert "Traceback" not in done.stderr
     done = run_init(tmp_path, "")
     assert "cmd is empty" in done.stderr
+
+
+WORK = "WORKDIR=/work\nUID=101\nGID=102\nGROUPS=5,7\n"
+
+
+@pytest.mark.parametrize("words", ["-m\nprobe", "probe.py", "/work/probe.py"])
+def test_a_program_starts_in_its_working_folder(tmp_path: Path, words: str):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/beside.py").write_text("NAME = 'beside'\n")
+    (tmp_path / "work/probe.py").write_text("import os, beside\nprint(os.getcwd(), beside.NAME)\n")
+    done = run_init(tmp_path, f"{HERE}\n-B\n{words}\n", process=WORK)
+    assert done.stdout.split() == [str(tmp_path / "work"), "beside"], done.stderr
+
+
+def test_an_isolated_python_does_not_import_from_its_working_folder(tmp_path: Path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/beside.py").write_text("")
+    (tmp_path / "work/probe.py").write_text("import beside\n")
+    done = run_init(tmp_path, f"{HERE}\n-P\nprobe.py\n", process=WORK)
+    assert "No module named 'beside'" in done.stderr
+
+
+def test_a_missing_working_folder_is_told(tmp_path: Path):
+    done = run_init(tmp_path, f"{HERE}\n-m\nprobe\n", process=WORK)
+    assert done.returncode
+    assert "working folder can't be entered" in done.stderr
+
+
+def test_the_process_file():
+    assert parse_process(WORK.encode()) == "/work"
+    assert parse_process(b"GROUPS=\nGID=0\nUID=0\nWORKDIR=/") == "/"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "WORKDIR=/\nUID=0\nGID=0\n",
+        WORK + "UID=0\n",
+        WORK + "SHELL=/bin/sh\n",
+        WORK + "nonsense\n",
+        WORK.replace("/work", "work"),
+        WORK.replace("/work", "/wo\0rk"),
+        WORK.replace("101", "root"),
+        WORK.replace("102", "-1"),
+        WORK.replace("5,7", "5,"),
+        WORK.replace("5,7", "5 7"),
+        WORK.replace("/work", "/" + "w" * MAX_FILE),
+    ],
+)
+def test_a_process_file_that_is_not_understood_starts_nothing(text: str):
+    with pytest.raises(ConfigurationError):
+        parse_process(text.encode())

@@ -117,7 +117,9 @@ class TarReader:
                 else:
                     long_link = text
             elif flag in (b"x", b"X"):
-                records += self._records(self._extension(size))
+                if records:
+                    raise self._bad("has two extended headers for one entry")
+                records = self._records(self._extension(size))
             elif flag == b"g":
                 self._global(self._records(self._extension(size)))
             else:
