@@ -20,8 +20,8 @@ class Limits:
 
     connections: int = 128
     """Open channel connections: a gateway needs a few; every pod of a node can dial."""
-    connection_window: int = 1 << 20
-    """Bytes of short messages that one connection may have unread here: with all connections, 128 MiB."""
+    connection_window: int = 512 << 10
+    """Bytes of short messages that one connection may have unread here: with all connections, 64 MiB."""
     streams: int = 8192
     """Open streams of all connections but the manager's, some 4 KiB each while they wait."""
     unread_bytes: int = 64 << 20
