@@ -16,6 +16,7 @@ from geumgo.channel._settings import MIN_WINDOW
 from geumgo.enclave import Enclave
 from geumgo.enclave._limits import Limits
 from geumgo.keys import DataKey, OperationFailed, encrypt_field
+from geumgo.keys._wire import MAX_REQUEST
 
 OPEN = {"name": "echo", "sealed": False}
 
@@ -258,3 +259,27 @@ async def test_a_caller_reaches_no_key_of_another(kit, start, kms, configure):
             await enclave.call(connection, caller, operation, json.dumps({"values": [value]}).encode())
         assert caught.value.code == code, (caller, operation)
     assert len(kms.asked) == before
+
+
+async def test_sealed_tables_count_as_what_they_become(kit, start, kms):
+    enclave = await start(limits=Limits(in_flight_bytes=1 << 20))
+    connection = await enclave.connect()
+    kms.gate = asyncio.Event()
+    wrapped = kms.wrap(kit.DATA_ARN, {"app": "crm"})
+    key = DataKey(kit.DATA_ARN, kms.plaintext(wrapped), wrapped, {"app": "crm"})
+    body = json.dumps({"values": [encrypt_field(key, b"x")] * 450}).encode()
+    assert 6 * len(body) < 1 << 20 < 12 * len(body)
+    waiting = asyncio.create_task(enclave.call(connection, "dpo", "decrypt", body))
+    while not kms.asked_for_data():
+        await asyncio.sleep(0.001)
+    with pytest.raises(StreamReset) as caught:
+        await enclave.call(connection, "dpo", "decrypt", body)
+    assert caught.value.code == "busy"
+    kms.gate.set()
+    assert len(json.loads(await waiting)["values"]) == 450
+
+
+def test_the_largest_batch_is_always_let_in():
+    limits = Limits()
+    assert MAX_REQUEST * limits.sealed_growth <= limits.in_flight_bytes
+    assert limits.open_body * limits.open_growth <= limits.in_flight_bytes

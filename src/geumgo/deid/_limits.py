@@ -27,8 +27,8 @@ MAX_FIELDS = 1_000
 MAX_COLUMNS = 1_000
 """Columns of one batch, for the same reason."""
 
-MAX_ROWS = 1_000_000
-"""Rows of one batch; what bounds memory first is the message size of the channel."""
+MAX_ROWS = 100_000
+"""Rows of one batch; a sealed body holds some 50,000 records, and a million empty rows would take 300 MB."""
 
 MAX_NAME_CHARS = 128
 """Names of fields, purposes, scopes and policies; they are bound into every keyed value."""

@@ -57,7 +57,7 @@ class Dispatcher:
         self._services = services
         self._log = log
         self._raised = raised
-        self._growing = frozenset(name for name in access.open if not access.operations[name].plain)
+        self._plain = frozenset(name for name, operation in access.operations.items() if operation.plain)
         limits = services.limits
         self._ledger = RequestLedger(
             limits.remembered_requests, limits.remembered_per_caller, int(limits.remembered_ahead * 1000)
@@ -65,7 +65,9 @@ class Dispatcher:
 
     def growth(self, name: str, *, sealed: bool) -> int:
         """Return how many bytes each byte of a message counts for while it is worked on."""
-        return self._services.limits.open_growth if not sealed and name in self._growing else 1
+        if name in self._plain:
+            return 1
+        return self._services.limits.sealed_growth if sealed else self._services.limits.open_growth
 
     async def answer(self, name: str, message: bytes, *, sealed: bool) -> bytes:
         """Return the answer to one request message.

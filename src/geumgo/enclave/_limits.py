@@ -37,6 +37,9 @@ class Limits:
     """One unsealed message: everyone may send it."""
     open_growth: int = 20
     """How many of `in_flight_bytes` a byte of unsealed JSON counts for: what `[[],[],…` grows to when parsed."""
+    sealed_growth: int = 6
+    """The same for sealed JSON, of callers that are known: what a table of short values grows to, half of the
+    worst. Ten batches of 1 MiB, or one of the largest, are worked on at a time."""
     read_ahead: int = 4
     """Messages of one stream that are worked on at a time: keeps both cores busy, bounds answers kept for order."""
     threads: int = 8
