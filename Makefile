@@ -1,5 +1,8 @@
 # `make demo` and `make test` set themselves up: they need Python 3.11+, make and a package index.
-PYTHON ?= python3
+# The first that is new enough; `make PYTHON=...` names another.
+PYTHON ?= $(or $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done), \
+	$(error Python 3.11 or newer is needed. Install it, or name it: make PYTHON=/path/to/python3))
 BIN := .venv/bin
 
 .PHONY: help setup setup-dev demo test unit system lint typecheck format bench lock clean

@@ -6,10 +6,12 @@ there pip is taken from the distribution's own package of the wheel, downloaded 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import venv
@@ -21,6 +23,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 WORK = ROOT / "build" / "bootstrap"
 OLDEST = (3, 11)
+UNFINISHED = ".unfinished"
+"""In `.venv` while pip works: what an interrupted pip leaves may look installed and not be."""
 DEBIAN_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 """Where Debian's pip expects certificates, whether or not the package that has them is installed."""
 WITH_BUNDLE = """\
@@ -42,13 +46,21 @@ def main(lock_name: str) -> int:
         return fail(
             f"Python {found} is too old.", "Install Python 3.11 or newer, or name one: make PYTHON=python3.12"
         )
-    lock = ROOT / "requirements" / f"{lock_name}.txt"
-    stamp = VENV / f".installed-{lock_name}"
-    wanted = hashlib.sha256(lock.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    usable = venv_is_usable()
-    if usable and stamp.is_file() and stamp.read_text() == wanted:
+    if is_installed(lock_name):
         return 0
-    if not usable:
+    WORK.mkdir(parents=True, exist_ok=True)
+    with (WORK / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("bootstrap: waiting for another make that sets up", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return 0 if is_installed(lock_name) else install(lock_name)
+
+
+def install(lock_name: str) -> int:
+    """Install into `.venv`, which is made where there is none that can be used."""
+    if not venv_is_usable():
         print("bootstrap: making .venv", flush=True)
         venv.EnvBuilder(with_pip=False, symlinks=True, clear=True).create(VENV)
     pip = find_pip()
@@ -58,22 +70,43 @@ def main(lock_name: str) -> int:
             "Install it (Debian: apt-get install python3-pip; Fedora: dnf install python3-pip) and run make again.",
         )
     print(f"bootstrap: installing the packages of requirements/{lock_name}.txt", flush=True)
-    install = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    if run([*install, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)]) != 0:
+    unfinished = VENV / UNFINISHED
+    unfinished.touch()
+    command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    requirements = str(ROOT / "requirements" / f"{lock_name}.txt")
+    if run([*command, "--require-hashes", "--only-binary", ":all:", "-r", requirements]) != 0:
         return fail(
             "Some packages could not be installed; pip's message is above.",
             "A package index must be reachable; PIP_INDEX_URL and PIP_CERT name one of your own.",
         )
-    if run([*install, "--no-deps", "--no-build-isolation", "--no-index", "-e", str(ROOT)]) != 0:
+    if run([*command, "--no-deps", "--no-build-isolation", "--no-index", "-e", str(ROOT)]) != 0:
         return fail("Geumgo itself could not be installed into .venv.", "Delete .venv and run make again.")
-    stamp.write_text(wanted)
+    stamp(lock_name).write_text(wanted(lock_name))
+    unfinished.unlink()
     return 0
 
 
+def stamp(lock_name: str) -> Path:
+    """Return the file that says what was installed."""
+    return VENV / f".installed-{lock_name}"
+
+
+def wanted(lock_name: str) -> str:
+    """Return what that file says when `.venv` is up to date."""
+    files = (ROOT / "requirements" / f"{lock_name}.txt", ROOT / "pyproject.toml")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def is_installed(lock_name: str) -> bool:
+    """Whether there is nothing to do."""
+    said = stamp(lock_name)
+    return venv_is_usable() and said.is_file() and said.read_text() == wanted(lock_name)
+
+
 def venv_is_usable() -> bool:
-    """Whether `.venv` has an interpreter and was made in this folder, which its programs name."""
+    """Whether `.venv` is whole, has an interpreter, and was made in this folder, which its programs name."""
     facts = VENV / "pyvenv.cfg"
-    if not PYTHON.exists() or not facts.is_file():
+    if not PYTHON.exists() or not facts.is_file() or (VENV / UNFINISHED).exists():
         return False
     lines = facts.read_text().splitlines()
     return all(line.endswith(f" {VENV}") for line in lines if line.startswith("command = "))
@@ -81,7 +114,7 @@ def venv_is_usable() -> bool:
 
 def find_pip() -> list[str] | None:
     """Return the command that runs pip for `.venv`, or None."""
-    if importlib.util.find_spec("ensurepip") and run([str(PYTHON), "-m", "ensurepip"]) == 0:
+    if importlib.util.find_spec("ensurepip") and run([str(PYTHON), "-m", "ensurepip"], quiet=True) == 0:
         return [str(PYTHON), "-m", "pip"]
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip", "--python", str(PYTHON)]
@@ -125,10 +158,14 @@ def certificates(wheel: Path) -> Path:
     return bundle
 
 
-def run(command: list[str], cwd: Path = ROOT) -> int:
-    """Run `command`, its output shown, and return its exit status."""
+def run(command: list[str], cwd: Path = ROOT, quiet: bool = False) -> int:
+    """Run `command`, its output shown unless `quiet`, and return its exit status."""
     environment = {**os.environ, "TMPDIR": str(WORK / "tmp")} if command[0] == "apt-get" else None
-    return subprocess.run(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
+    shown = subprocess.DEVNULL if quiet else None
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=shown, check=False
+    )
+    return done.returncode
 
 
 def fail(what: str, fix: str) -> int:
@@ -137,4 +174,11 @@ def fail(what: str, fix: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "all"))
+    # Told to end, it ends what it runs, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "all"))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        sys.exit(fail(f"{error.filename}: {error.strerror}", f"{ROOT} must be a folder that you can write to."))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import subprocess
 import sys
+import threading
 import venv
 import zipfile
 from pathlib import Path
@@ -39,7 +41,7 @@ def pip(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str
     """What pip was called with, in place of a pip."""
     calls: list[list[str]] = []
 
-    def run(command: list[str], cwd: Path | None = None) -> int:
+    def run(command: list[str], **others: object) -> int:
         calls.append(command)
         return 0
 
@@ -67,11 +69,39 @@ def test_a_failure_is_said_and_tried_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with monkeypatch.context() as context:
-        context.setattr(bootstrap, "run", lambda command, cwd=None: 1)
+        context.setattr(bootstrap, "run", lambda command, **others: 1)
         assert bootstrap.main("all") == 1
     assert "PIP_INDEX_URL" in capsys.readouterr().err
     assert bootstrap.main("all") == 0
     assert len(pip) == 2
+
+
+def test_what_an_interrupted_pip_left_is_not_trusted(bootstrap: ModuleType, pip: list[list[str]]) -> None:
+    assert bootstrap.main("all") == 0
+    half = bootstrap.VENV / "lib" / "half"
+    half.touch()
+    assert bootstrap.main("all") == 0
+    assert half.exists()
+    (bootstrap.VENV / bootstrap.UNFINISHED).touch()
+    assert bootstrap.main("all") == 0
+    assert not half.exists()
+    assert bootstrap.is_installed("all")
+
+
+def test_two_at_once(bootstrap: ModuleType, pip: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    bootstrap.WORK.mkdir(parents=True)
+    with (bootstrap.WORK / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=bootstrap.main, args=("all",))
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        assert pip == []
+        bootstrap.install("all")
+    thread.join(20)
+    assert not thread.is_alive()
+    assert len(pip) == 2, "the second found everything there"
+    assert "waiting for another make" in capsys.readouterr().out
 
 
 def test_no_pip_anywhere(
