@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from geumgo import image
 from geumgo.cli import _output
+from geumgo.cli._exclusive import exclusive
 from geumgo.testing.stack import Stack
 
 __all__ = ("bring_up", "building")
@@ -15,19 +16,20 @@ __all__ = ("bring_up", "building")
 
 async def bring_up(stack: Stack) -> image.BuiltImage:
     """Start everything: key service, pool, image, policy, enclaves, gateways; a pool that exists is used again."""
-    stack.refuse_if_running()
-    try:
-        with _output.progress("starting the key service"):
-            await asyncio.to_thread(stack.start_kms)
-        with building() as step:
-            built = await stack.pool.open_or_build(step)
-        with _output.progress("waiting for the enclaves to get their key"):
-            names = await asyncio.to_thread(stack.start_enclaves)
-            await stack.wait_ready(names)
-            await asyncio.to_thread(stack.start_gateways, names)
-    except BaseException:
-        await asyncio.to_thread(stack.stop)
-        raise
+    with exclusive(stack.settings.state, "geumgo up", fix="Wait for it."):
+        stack.refuse_if_running()
+        try:
+            with _output.progress("starting the key service"):
+                await asyncio.to_thread(stack.start_kms)
+            with building() as step:
+                built = await stack.pool.open_or_build(step)
+            with _output.progress("waiting for the enclaves to get their key"):
+                names = await asyncio.to_thread(stack.start_enclaves)
+                await stack.wait_ready(names)
+                await asyncio.to_thread(stack.start_gateways, names)
+        except BaseException:
+            await asyncio.to_thread(stack.stop)
+            raise
     return built
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import hashlib
 import importlib.resources
 import json
 import shutil
@@ -20,6 +19,7 @@ from geumgo import attestation, image, keys
 from geumgo._base import GeumgoError
 from geumgo.cli import _output
 from geumgo.cli._birth import building
+from geumgo.cli._exclusive import exclusive
 from geumgo.cli._recorder import Recorder
 from geumgo.cli.stack import runtime_folder
 from geumgo.client import AsyncClient, FileResult, process_file
@@ -36,6 +36,10 @@ REFUSED = "access_denied"
 """What an enclave says of itself when the key service answered AccessDeniedException."""
 REFUSAL_TIMEOUT = 30.0
 """Seconds within which the changed image has started, asked and been refused."""
+OUTPUT = "customers.deidentified.csv"
+SUMMARY = "summary.json"
+THIS_MACHINE = "PCRs hold on this machine only"
+"""What every table with a measurement says where the image was built from this machine's files."""
 
 
 @dataclass(slots=True)
@@ -71,9 +75,7 @@ class Demo:
         self.keep = keep
         self.summary = Summary()
         state = output.resolve() / "state"
-        # Concurrent runs in other folders must not meet; the path of a socket must be short.
-        tag = f"demo-{hashlib.sha256(str(state).encode()).hexdigest()[:8]}"
-        self.stack = Stack(StackSettings(state, runtime_folder(tag), sandbox=sandbox))
+        self.stack = Stack(StackSettings(state, runtime_folder(state), sandbox=sandbox))
         self._step = 0
         self._began = time.monotonic()
         self._step_began = self._began
@@ -82,9 +84,14 @@ class Demo:
         """Run all steps and write the summary; the stack is stopped at the end or after a failure.
 
         Raises:
-            GeumgoError: a step failed.
+            GeumgoError: a step failed, or another demo runs in this folder.
         """
-        self._clean()
+        fix = "Wait until it has ended, or name another folder: geumgo demo --output FOLDER"
+        with exclusive(self.output, "another demo", fix=fix):
+            await asyncio.to_thread(self._clean)
+            await self._run()
+
+    async def _run(self) -> None:
         try:
             policy = self._policy()
             record = await self._step1_pool()
@@ -124,9 +131,10 @@ class Demo:
     async def _step2_image(self, record: PoolRecord) -> image.BuiltImage:
         self._head("The enclave image and the key's policy")
         with building() as step:
-            built = await asyncio.to_thread(self.stack.pool.build, step)
+            built = await self.stack.pool.build(step)
         pcrs = built.measurements
-        _output.pairs({"PCR0": pcrs.pcr0, "PCR1": pcrs.pcr1, "PCR2": pcrs.pcr2})
+        self.summary.this_machine_only = built.this_machine_only
+        _output.pairs({"PCR0": pcrs.pcr0, "PCR1": pcrs.pcr1, "PCR2": pcrs.pcr2, **self._note()})
         await self.stack.pool.release(record, pcrs)
         size = built.path.stat().st_size / 1e6
         notes = dict(zip(("note", "note also"), built.notes, strict=False))
@@ -138,7 +146,6 @@ class Demo:
             }
         )
         self.summary.pcr0 = pcrs.pcr0
-        self.summary.this_machine_only = built.this_machine_only
         return built
 
     # 3: two enclaves, two gateways
@@ -169,6 +176,7 @@ class Demo:
         _output.pairs(
             {
                 "measured code": claims.measurements["pcr0"],
+                **self._note(),
                 "simulated": f"{claims.simulated} (software NSM; its root was passed in by name)",
                 "debug": claims.debug,
                 "pool key": claims.statement.key.hex(),
@@ -181,7 +189,7 @@ class Demo:
     async def _step5_records(self, client: AsyncClient, policy: CompiledPolicy) -> FileResult:
         self._head("10,000 records, sealed in batches")
         source = _example("customers.ko.csv")
-        target = self.output / "customers.deidentified.csv"
+        target = self.output / OUTPUT
         compiled = policy.to_bytes()
         began = time.monotonic()
         with _output.progress("de-identifying", total=source.stat().st_size) as bar:
@@ -250,6 +258,7 @@ class Demo:
                 ("as built", built.measurements.pcr0[:32] + "…", "key released"),
                 (f"one byte of /{image.BANNER} changed", other.pcr0[:32] + "…", "AccessDenied"),
             ],
+            title="".join(self._note().values()),
         )
         await self._show_gateway_view(policy)
 
@@ -297,7 +306,7 @@ class Demo:
     def _step7_summary(self, result: FileResult, names: list[str]) -> None:
         self._head("Done")
         self.summary.seconds = round(time.monotonic() - self._began, 2)
-        path = self.output / "summary.json"
+        path = self.output / SUMMARY
         path.write_text(
             json.dumps({name: getattr(self.summary, name) for name in Summary.__slots__}, indent=2)
         )
@@ -305,6 +314,7 @@ class Demo:
             {
                 "records": f"{result.written} at {self.summary.records_per_second:,.0f}/s",
                 "seconds": self.summary.seconds,
+                **self._note(),
                 "output": result.output,
                 "summary": path,
             }
@@ -334,13 +344,17 @@ class Demo:
         path = _example("policy.yaml")
         return compile_policy(path.read_text(encoding="utf-8"), source=path.name)
 
+    def _note(self) -> dict[str, str]:
+        return {"note": THIS_MACHINE} if self.summary.this_machine_only else {}
+
     def _clean(self) -> None:
-        """Start from nothing: a stack that an earlier run left is stopped first."""
+        """Start from nothing: a stack that an earlier run left is stopped first. Other files stay."""
         state = self.stack.settings.state
         if (state / "stack.json").exists():
             Stack.load(state).stop()
-        shutil.rmtree(self.output, ignore_errors=True)
-        self.output.mkdir(parents=True)
+        shutil.rmtree(state, ignore_errors=True)
+        for name in (OUTPUT, SUMMARY):
+            (self.output / name).unlink(missing_ok=True)
 
     def _head(self, title: str) -> None:
         now = time.monotonic()

@@ -43,7 +43,12 @@ def show_error(error: GeumgoError) -> None:
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
     """Print a table that fits the terminal."""
     shown = Table(
-        title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        show_header=any(columns),
+        box=None,
     )
     for column in columns:
         shown.add_column(column, overflow="fold")
@@ -59,14 +64,14 @@ def pairs(values: Mapping[str, object], *, title: str = "") -> None:
 
 @contextmanager
 def progress(label: str, total: float | None = None) -> Iterator[Progress]:
-    """Show a progress bar on standard error; its first task is `label`."""
+    """Show a progress bar on standard error, if that is a terminal; its first task is `label`."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=32),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         console=err,
-        transient=not err.is_terminal,
+        disable=not err.is_terminal,
     )
     with bar:
         bar.add_task(label, total=total)

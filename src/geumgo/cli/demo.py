@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from geumgo.cli import _interrupt
 from geumgo.cli._demo import Demo
 
 __all__ = ("demo",)
@@ -24,4 +24,4 @@ def demo(
 
     Example: geumgo demo --keep
     """
-    asyncio.run(Demo(output, keep=keep, sandbox=sandbox).run())
+    _interrupt.run(Demo(output, keep=keep, sandbox=sandbox).run())

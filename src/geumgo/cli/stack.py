@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
-import stat
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from geumgo.cli import _output
+from geumgo._base import private_folder
+from geumgo.cli import _interrupt, _output
 from geumgo.cli._birth import bring_up
 from geumgo.client.policy import compile_policy
-from geumgo.testing.stack import Stack, StackError, StackSettings, default_state
+from geumgo.testing.stack import Stack, StackSettings, default_state
 
 __all__ = ("State", "down", "logs", "ps", "runtime_folder", "up")
 
@@ -25,29 +25,19 @@ State = Annotated[
 ]
 
 
-def runtime_folder(name: str) -> Path:
-    """Return a short folder of this user for sockets.
+def runtime_folder(state: Path) -> Path:
+    """Return a short folder of this user for the sockets of the stack under `state`.
 
     Raises:
-        StackError: somebody else made the folder, or it can't be made.
+        GeumgoError: it can't be made, or somebody else made it.
     """
+    # Stacks must not meet, and the path of a socket must be short.
+    whole = str(state.resolve())
+    name = f"{state.name[:16]}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]}"
     home = os.environ.get("XDG_RUNTIME_DIR")
     if home and os.access(home, os.W_OK):
         return Path(home) / "geumgo" / name
-    shared = Path(tempfile.gettempdir()) / f"geumgo-{os.getuid()}"
-    try:
-        shared.mkdir(mode=0o700, exist_ok=True)
-        found = shared.lstat()
-    except OSError as error:
-        raise StackError(
-            f"{shared} can't be made: {error.strerror}", fix="Set XDG_RUNTIME_DIR to a folder of yours."
-        ) from None
-    if found.st_uid != os.getuid() or found.st_mode & 0o077 or not stat.S_ISDIR(found.st_mode):
-        # In a folder that everyone may write to, somebody could have put his own there first.
-        raise StackError(
-            f"{shared} is not a private folder of this user", fix="Remove it, or set XDG_RUNTIME_DIR."
-        )
-    return shared / name
+    return private_folder() / name
 
 
 def up(
@@ -73,7 +63,7 @@ def up(
     folder = state or default_state()
     settings = StackSettings(
         folder,
-        runtime_folder(folder.name),
+        runtime_folder(folder),
         enclaves=enclaves,
         gateways=gateways,
         sandbox=sandbox,
@@ -81,7 +71,7 @@ def up(
         debug=debug,
     )
     stack = Stack(settings, policies=digests)
-    built = asyncio.run(bring_up(stack))
+    built = _interrupt.run(bring_up(stack))
     shown = {
         "http": stack.address,
         "grpc": f"127.0.0.1:{stack.port('grpc')}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable
@@ -22,6 +23,8 @@ DATA_CONTEXT = {"app": "crm"}
 CALLERS = ("records", "dpo", "crm")
 """`records` de-identifies plain fields under any policy; `dpo` re-identifies; `crm` also hands in fields
 that it encrypted under its own data key, and so only under the policies that the image lists."""
+CANCEL_INTERVAL = 0.1
+"""Seconds between two attempts to end what a cancelled build runs: after one program it may start another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +155,34 @@ class StackPool:
         self._remember(record)
         return record
 
-    def build(self, progress: Callable[[str, int, int], None]) -> image.BuiltImage:
-        """Build the image around the measured configuration."""
-        return image.build_enclave_image(
-            output=self.eif, configuration=self.configuration_path.read_bytes(), progress=progress
-        )
+    async def build(self, progress: Callable[[str, int, int], None]) -> image.BuiltImage:
+        """Build the image around the measured configuration, in a thread.
+
+        Cancelling ends it, with the programs that it runs, and waits until it has ended.
+        """
+        cancelled = False
+
+        def step(what: str, done: int, total: int) -> None:
+            if cancelled:
+                raise StackError("the build was cancelled", code="cancelled")
+            progress(what, done, total)
+
+        def build() -> image.BuiltImage:
+            return image.build_enclave_image(
+                output=self.eif, configuration=self.configuration_path.read_bytes(), progress=step
+            )
+
+        building = asyncio.ensure_future(asyncio.to_thread(build))
+        try:
+            return await asyncio.shield(building)
+        except asyncio.CancelledError:
+            cancelled = True
+            while not building.done():
+                image.end_programs()
+                await asyncio.wait((building,), timeout=CANCEL_INTERVAL)
+            if not building.cancelled():
+                building.exception()  # it has one, or is done; either way nobody asks any more
+            raise
 
     async def release(self, record: PoolRecord, measurements: image.Measurements) -> None:
         """Write the last policies: `Decrypt` for an enclave with these PCRs; nobody can write another."""
@@ -179,11 +205,11 @@ class StackPool:
         except StackError:
             known = None
         if known and known.pcr0 and known.policies == self.policies and known.endpoint == self.endpoint:
-            built = self.build(progress)
+            built = await self.build(progress)
             if built.measurements.pcr0 == known.pcr0:
                 return built
         record = await self.create()
-        built = self.build(progress)
+        built = await self.build(progress)
         await self.release(record, built.measurements)
         return built
 

@@ -13,11 +13,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from geumgo._base import GeumgoError
 
-__all__ = ("Process", "StackError", "start")
+__all__ = ("Process", "StackError", "Starting", "start")
 
 READY_TIMEOUT = 30.0
 """Seconds that a process may take to say that it is ready."""
@@ -78,14 +78,38 @@ class Process:
             os.close(handle)
 
 
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """A part that has not said yet that it is ready."""
+
+    process: Process
+    output: IO[bytes]
+
+    def ready(self) -> Mapping[str, Any]:
+        """Wait for its ready line (one JSON object), once, and return it.
+
+        Raises:
+            StackError: it ended or said nothing in time, and is gone; the message has the end of its log.
+        """
+        with self.output:
+            line = _read_line(self.output.fileno(), READY_TIMEOUT)
+        try:
+            said = json.loads(line)
+        except ValueError:
+            said = None
+        if isinstance(said, dict):
+            return said
+        self.process.stop(0.0)
+        log = Path(self.process.log)
+        raise StackError(
+            f"{self.process.name} did not start", why=_tail(log), fix=f"The whole log is in {log}."
+        )
+
+
 def start(
     name: str, role: str, module: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str]
-) -> tuple[Process, Mapping[str, Any]]:
-    """Start `python -m module arguments` detached and wait for its ready line (one JSON object).
-
-    Raises:
-        StackError: it ended or said nothing in time; the message carries the end of its log.
-    """
+) -> Starting:
+    """Start `python -m module arguments` detached."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
         child = subprocess.Popen(
@@ -97,22 +121,10 @@ def start(
             start_new_session=True,
         )
     assert child.stdout is not None
-    with child.stdout:
-        line = _read_line(child.stdout.fileno(), READY_TIMEOUT)
-    started = _start_time(child.pid)
     # The child outlives this object on purpose; whoever stops the stack reaps it.
     child.returncode = 0
-    try:
-        ready = json.loads(line)
-    except ValueError:
-        ready = None
-    if not isinstance(ready, dict) or started is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(child.pid, 0)
-        raise StackError(f"{name} did not start", why=_tail(log), fix=f"The whole log is in {log}.")
-    return Process(name, role, child.pid, started, str(log)), ready
+    started = _start_time(child.pid) or 0  # 0: it has ended already
+    return Starting(Process(name, role, child.pid, started, str(log)), child.stdout)
 
 
 def _read_line(descriptor: int, timeout: float) -> bytes:

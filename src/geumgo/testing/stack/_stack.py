@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from typing import Any
 
 import httpx2
 
+from geumgo._base import user_folder
 from geumgo.testing.stack._pool import StackPool
 from geumgo.testing.stack._process import Process, StackError, start
 
@@ -30,8 +33,7 @@ MAX_SOCKET_PATH = 100
 
 def default_state(name: str = "default") -> Path:
     """Return the folder of the stack that `geumgo up` starts."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "geumgo" / name
+    return user_folder(os.environ, "XDG_STATE_HOME", ".local/state") / "geumgo" / name
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,11 @@ class _Remembered:
 
 
 class Stack:
-    """A stack under one state folder."""
+    """A stack under one state folder.
+
+    Every part is remembered in the folder before it is waited for, so that whoever comes after a killed
+    process finds it. One thread may stop a stack while another still starts it.
+    """
 
     def __init__(self, settings: StackSettings, *, policies: tuple[str, ...] = ()) -> None:
         if len(str(settings.runtime)) > MAX_SOCKET_PATH - 30:
@@ -79,6 +85,8 @@ class Stack:
         self._policies = policies
         self._file = settings.state / "stack.json"
         self._known = _Remembered(runtime=str(settings.runtime), backend=settings.backend)
+        self._guard = threading.Lock()
+        self._stopped = False
         with contextlib.suppress(OSError, ValueError):
             self._known.ports = dict(json.loads((settings.state / "ports.json").read_text()))
 
@@ -228,8 +236,10 @@ class Stack:
                 await asyncio.sleep(0.05)
 
     def stop(self, *names: str) -> None:
-        """Stop the named parts, or all, the last started first."""
-        chosen = [p for p in reversed(self._known.processes) if not names or p.name in names]
+        """Stop the named parts, or all, the last started first. A stack that was stopped starts no part again."""
+        with self._guard:
+            self._stopped = self._stopped or not names
+            chosen = [p for p in reversed(self._known.processes) if not names or p.name in names]
         # Gateways drain while their enclaves still answer, enclaves end while the key service is there.
         for role in ("gateway", "manager", "kms"):
             group = [process for process in chosen if process.role == role]
@@ -237,11 +247,12 @@ class Stack:
                 process.signal(signal.SIGTERM)
             for process in group:
                 process.stop()
-                self._known.processes.remove(process)
-        if self._known.processes:
-            self._save()
-        else:
+                self._forget(process)
+                _remove_runtime(Path(self._known.runtime, process.name))
+        if not names:
             self._file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                Path(self._known.runtime).rmdir()
 
     def _nsm_root(self) -> Path:
         from geumgo.testing.nsm import NsmAuthority
@@ -252,21 +263,42 @@ class Stack:
         return root
 
     def _start(self, name: str, role: str, module: str, arguments: list[str]) -> Process:
-        for folder in (self.settings.state, self.settings.runtime):
-            try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as error:
-                raise StackError(f"{folder} can't be made: {error.strerror}") from None
         log = self.settings.state / "logs" / f"{name}.log"
-        process, _ = start(name, role, module, arguments, log=log, environment={})
-        self._known.processes.append(process)
-        self._save()
-        return process
+        with self._guard:
+            if self._stopped:
+                raise StackError(f"{name} was not started: the stack was stopped", code="stopped")
+            for folder in (self.settings.state, self.settings.runtime):
+                try:
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                except OSError as error:
+                    raise StackError(f"{folder} can't be made: {error.strerror}") from None
+            starting = start(name, role, module, arguments, log=log, environment={})
+            self._known.processes.append(starting.process)
+            self._save()
+        try:
+            starting.ready()
+        except StackError:
+            self._forget(starting.process)
+            raise
+        return starting.process
+
+    def _forget(self, process: Process) -> None:
+        with self._guard, contextlib.suppress(ValueError):  # somebody else may have
+            self._known.processes.remove(process)
+            self._save()
 
     def _save(self) -> None:
         part = self._file.with_suffix(".part")
         part.write_text(json.dumps(asdict(self._known), indent=2))
         part.replace(self._file)
+
+
+def _remove_runtime(folder: Path) -> None:
+    """Remove what an ended part had in the runtime folder."""
+    with contextlib.suppress(OSError):
+        if any(entry.is_symlink() for entry in folder.iterdir()):
+            return  # it was killed, and the link leads the next launcher to the unpacked image
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
