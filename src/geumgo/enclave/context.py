@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,11 +35,12 @@ _WrappedKey = tuple[str, bytes, tuple[tuple[str, str], ...]]  # KMS key, wrapped
 class PolicyCache:
     """Policies that were parsed before, and their engines, by SHA-256: most requests bring the same one.
 
-    What a request may do with them is checked anew each time.
+    What a request may do with them is checked anew each time. Safe from several threads.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
+        self._lock = threading.Lock()
         self._policies: OrderedDict[bytes, CompiledPolicy] = OrderedDict()
         self._engines: dict[bytes, Engine] = {}
 
@@ -48,10 +50,11 @@ class PolicyCache:
         Raises:
             Refused: `bad_policy`; the detail is the policy room's own message.
         """
-        known = self._policies.get(digest)
-        if known is not None:
-            self._policies.move_to_end(digest)
-            return known
+        with self._lock:
+            known = self._policies.get(digest)
+            if known is not None:
+                self._policies.move_to_end(digest)
+                return known
         # Imported when first needed: the detectors' tables take a third of the whole start otherwise.
         from geumgo.deid import CompiledPolicy
 
@@ -59,20 +62,23 @@ class PolicyCache:
             parsed = CompiledPolicy.from_bytes(policy)
         except GeumgoError as error:
             raise Refused("bad_policy", error.diagnostics()) from None
-        self._policies[digest] = parsed
-        if len(self._policies) > self._capacity:
-            self._engines.pop(self._policies.popitem(last=False)[0], None)
+        with self._lock:
+            self._policies[digest] = parsed
+            if len(self._policies) > self._capacity:
+                self._engines.pop(self._policies.popitem(last=False)[0], None)
         return parsed
 
     def engine(self, digest: bytes, policy: CompiledPolicy, keys: Callable[[str, str], bytes]) -> Engine:
         """Return the policy's engine; `keys` are the same for everyone who may have them."""
         from geumgo.deid import Engine
 
-        engine = self._engines.get(digest)
+        with self._lock:
+            engine = self._engines.get(digest)
         if engine is None:
             engine = Engine(policy, keys, random=secrets.token_bytes)
-            if digest in self._policies:
-                self._engines[digest] = engine
+            with self._lock:
+                if digest in self._policies:
+                    self._engines[digest] = engine
         return engine
 
 
