@@ -7,17 +7,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from geumgo import image
+from geumgo.backends import process
 from geumgo.cli import _output
 from geumgo.cli._exclusive import exclusive
-from geumgo.testing.stack import Stack
+from geumgo.testing.stack import Stack, StackSettings
 
-__all__ = ("bring_up", "building")
+__all__ = ("bring_up", "building", "check_sandbox")
+
+
+async def check_sandbox(settings: StackSettings) -> None:
+    """Refuse at once, in words, where no enclave could be launched.
+
+    Raises:
+        SandboxUnavailable: this machine allows no sandbox; the message says what to enable.
+    """
+    if settings.backend == "process" and not settings.unsandboxed:
+        with _output.progress("trying the sandbox"):
+            await asyncio.to_thread(process.require, settings.sandbox)
 
 
 async def bring_up(stack: Stack) -> image.BuiltImage:
     """Start everything: key service, pool, image, policy, enclaves, gateways; a pool that exists is used again."""
     with exclusive(stack.settings.state, "geumgo up", fix="Wait for it."):
         stack.refuse_if_running()
+        await check_sandbox(stack.settings)
         try:
             with _output.progress("starting the key service"):
                 await asyncio.to_thread(stack.start_kms)

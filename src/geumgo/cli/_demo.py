@@ -18,7 +18,7 @@ from rich.markup import escape
 from geumgo import attestation, image, keys
 from geumgo._base import GeumgoError
 from geumgo.cli import _output
-from geumgo.cli._birth import building
+from geumgo.cli._birth import building, check_sandbox
 from geumgo.cli._exclusive import exclusive
 from geumgo.cli._recorder import Recorder
 from geumgo.cli.stack import runtime_folder
@@ -89,6 +89,7 @@ class Demo:
         fix = "Wait until it has ended, or name another folder: geumgo demo --output FOLDER"
         with exclusive(self.output, "another demo", fix=fix):
             await asyncio.to_thread(self._clean)
+            await check_sandbox(self.stack.settings)
             await self._run()
 
     async def _run(self) -> None:

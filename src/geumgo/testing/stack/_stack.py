@@ -27,6 +27,8 @@ __all__ = ("Stack", "StackSettings", "default_state")
 
 READY_TIMEOUT = 60.0
 """Seconds until every enclave has its key: launch, heartbeat, imports, key service."""
+MAX_LOG_TAIL = 1 << 20
+"""Bytes of a manager's log that are searched for a failure: more than a minute's requests."""
 MAX_SOCKET_PATH = 100
 """Characters of a Unix socket's path, less than Linux's 107, since names are appended."""
 
@@ -79,7 +81,7 @@ class Stack:
         if len(str(settings.runtime)) > MAX_SOCKET_PATH - 30:
             raise StackError(
                 f"{settings.runtime} is too long for Unix sockets",
-                fix="Name a shorter one with --runtime-dir.",
+                fix="Set XDG_RUNTIME_DIR to a folder of yours with a shorter path.",
             )
         self.settings = settings
         self._policies = policies
@@ -220,18 +222,21 @@ class Stack:
         """Wait until each of the enclaves has its key.
 
         Raises:
-            StackError: one has not, with what its manager says.
+            StackError: one has not, or dies again and again; with what its manager says.
         """
         deadline = time.monotonic() + timeout
         for name in names:
             status: Mapping[str, Any] = {}
             while status.get("enclave_state") != "ready":
                 status = await self.enclave_status(name)
-                if not self.process(name).alive or time.monotonic() > deadline:
+                over = status.get("state") == "crash_loop" or time.monotonic() > deadline
+                if over or not self.process(name).alive:
+                    log = Path(self.process(name).log)
+                    state = f"state {status.get('state')}, reason {status.get('reason')}"
                     raise StackError(
                         f"{name} did not become ready",
-                        why=f"state {status.get('state')}, reason {status.get('reason')}",
-                        fix=f"See {self.process(name).log}",
+                        why=_launch_failure(log) or state,
+                        fix=f"The whole log is in {log}.",
                     )
                 await asyncio.sleep(0.05)
 
@@ -291,6 +296,18 @@ class Stack:
         part = self._file.with_suffix(".part")
         part.write_text(json.dumps(asdict(self._known), indent=2))
         part.replace(self._file)
+
+
+def _launch_failure(log: Path) -> str:
+    """Return what a manager's log says last of a launch that failed; nothing where it says nothing."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - MAX_LOG_TAIL))
+        for line in reversed(file.read().splitlines()):
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if entry.get("event") == "enclave_launch_failed":
+                    return str(entry["message"])
+    return ""
 
 
 def _remove_runtime(folder: Path) -> None:
