@@ -108,7 +108,7 @@ def venv_is_usable() -> bool:
     facts = VENV / "pyvenv.cfg"
     if not PYTHON.exists() or not facts.is_file() or (VENV / UNFINISHED).exists():
         return False
-    lines = facts.read_text().splitlines()
+    lines = facts.read_text(encoding="utf-8", errors="replace").splitlines()
     return all(line.endswith(f" {VENV}") for line in lines if line.startswith("command = "))
 
 
