@@ -389,6 +389,18 @@ class TestStreams:
         assert gate.cancelled == 1
         await eventually(lambda: not accept.in_flight)
 
+    async def test_what_has_arrived_is_had_without_waiting(self, pair: Pair) -> None:
+        async def server(stream: Stream) -> None:
+            assert stream.unread == 1
+            first = stream.receive_nowait()
+            with pytest.raises(UsageError):
+                stream.receive_nowait()
+            await stream.reply(first)
+
+        dial, _ = await pair(server)
+        for number in range(100):  # more than the window: what is taken this way is credited, too
+            assert await dial.call("k", bytes([number]) * 8192) == bytes([number]) * 8192
+
     async def test_misuse(self, pair: Pair) -> None:
         dial, _ = await pair()
         stream = await dial.open("k")

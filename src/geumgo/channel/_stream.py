@@ -102,6 +102,16 @@ class Stream:
                 await self._waiter
             finally:
                 self._waiter = None
+        return self.receive_nowait()
+
+    def receive_nowait(self) -> bytes:
+        """Return the next message of those that `unread` counts.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not self._messages:
+            raise UsageError("no message has arrived yet")
         data, price, held = self._messages.popleft()
         connection = self._connection
         connection._machine.consumed(self.id, price, held)

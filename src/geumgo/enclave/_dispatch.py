@@ -82,7 +82,8 @@ class Dispatcher:
         """
         if not sealed:
             try:
-                return await self._open(name, message)
+                operation, context = self._open(name, message)
+                return await self._carry_out(operation, context, message)
             except GeumgoError as error:
                 raise _outside(error) from None
         self._access.require(name)
@@ -115,13 +116,12 @@ class Dispatcher:
                 raise told from None
             return seal_failure(opened, told.code, error.diagnostics(), False)
 
-    async def _open(self, name: str, message: bytes) -> bytes:
+    def _open(self, name: str, message: bytes) -> tuple[Operation, Context]:
         grant = self._access.anonymous(name)
         limit = self._services.limits.open_body
         if len(message) > limit:
             raise Refused("too_large", f"an unsealed request has at most {limit} bytes")
-        context = Context(self._services, grant, size=len(message))
-        return await self._carry_out(self._access.operations[name], context, message)
+        return self._access.operations[name], Context(self._services, grant, size=len(message))
 
     async def _unseal(self, message: bytes) -> OpenedRequest:
         pair = self._keys.require()
@@ -145,6 +145,8 @@ class Dispatcher:
 
     async def _carry_out(self, operation: Operation, context: Context, body: bytes) -> bytes:
         try:
+            if operation.asynchronous and len(body) <= self._services.limits.inline_bytes:
+                return operation.encode(await operation.call(operation.decode(body), context))
             return await self._call(operation, context, body)
         except (GeumgoError, GeneratorExit):
             raise
@@ -164,10 +166,9 @@ class Dispatcher:
         return Refused("operation_failed", f"the operation raised {name}")
 
     async def _call(self, operation: Operation, context: Context, body: bytes) -> bytes:
+        """Carry out with what takes long, decoding included, outside the loop's thread."""
         if not operation.asynchronous:
             return await self._services.workers.run(_call_in_thread, operation, context, body)
-        if len(body) <= self._services.limits.inline_bytes:
-            return operation.encode(await operation.call(operation.decode(body), context))
         request = await context.run(operation.decode, body)
         response = await operation.call(request, context)
         return await context.run(operation.encode, response)

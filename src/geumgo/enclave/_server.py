@@ -290,7 +290,7 @@ class Server:
         if dispatcher is None:
             raise Refused("unavailable")
         growth = dispatcher.growth(name, sealed=sealed)
-        first = await self._first(stream)
+        first = stream.receive_nowait() if stream.unread else await self._first(stream)
         if peer.unread > self._limits.unread_bytes // 2:
             raise Refused("busy", "answers to earlier requests have not been taken")
         self._admission.enter(len(first) * growth)
