@@ -349,9 +349,9 @@ def test_entrypoint_and_cmd(make: Callable[..., BuiltImage]) -> None:
 
 
 def test_a_working_folder_is_made(make: Callable[..., BuiltImage]) -> None:
-    built = make(BASE, WorkingDir="/srv/../work/deep/")
-    assert "WORKDIR=/work/deep\n" in texts(built)[2]
-    assert contents(built)["rootfs/work/deep"] is None
+    built = make(BASE, WorkingDir="/srv/../app/deep/")
+    assert "WORKDIR=/app/deep\n" in texts(built)[2]
+    assert contents(built)["rootfs/app/deep"] is None
 
 
 PASSWD = b"root:x:0:0::/root:/bin/sh\n# c\nweb:x:101:102::/srv/web:/bin/sh\n"
