@@ -239,7 +239,7 @@ def test_what_cannot_run_is_said(tmp_path: Path):
 WORK = "WORKDIR=/work\nUID=101\nGID=102\nGROUPS=5,7\n"
 
 
-@pytest.mark.parametrize("words", ["-m\nprobe", "probe.py", "/srv/probe.py"])
+@pytest.mark.parametrize("words", ["-m\nprobe", "probe.py", "/work/probe.py"])
 def test_a_program_starts_in_its_working_folder(tmp_path: Path, words: str):
     (tmp_path / "work").mkdir()
     (tmp_path / "work/beside.py").write_text("NAME = 'beside'\n")
