@@ -181,4 +181,6 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        sys.exit(fail(f"{error.filename}: {error.strerror}", f"{ROOT} must be a folder that you can write to."))
+        sys.exit(
+            fail(f"{error.filename}: {error.strerror}", f"{ROOT} must be a folder that you can write to.")
+        )
