@@ -29,7 +29,13 @@ class Runs:
     def start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-u", "-m", "geumgo.cli", "demo", "--output", str(self.output)]
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment, text=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self.environment,
+            text=True,
+            # A shell starts what runs in its background with Ctrl-C ignored, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def left(self) -> list[str]:

