@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,37 @@ def test_a_root_that_cannot_be_given_up(drive: Any, bounded: Any) -> None:
     told = drive(refuse="namespaces", under=bounded("")).told
     assert told["failed"] == "sandbox_unavailable"
     assert "runAsUser" in told["text"]
+
+
+@pytest.fixture
+def lonely() -> tuple[str, ...]:
+    """Run a command as root of a user namespace that has no other user, as small container tools do."""
+    command = ("unshare", "--user", "--map-root-user")
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("needs unshare and user namespaces")
+    return command
+
+
+def test_root_of_a_namespace_without_other_users(
+    drive: Any, works: Any, lonely: Any, host: dict[str, Any], allowed_numbers: list[int]
+) -> None:
+    if works["landlock"] is not None:
+        pytest.skip(f"no Landlock here: {works['landlock']}")
+    host["pids"] = host["pids"][:1]
+    target = {**host, "allowed": allowed_numbers}
+    driven = drive(refuse="namespaces", under=lonely, code=ATTACK, arguments={"target": target})
+    assert driven.told["sandbox"] == "landlock"
+    status = Path(f"/proc/{driven.told['pid']}/status").read_text()
+    for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert f"\n{name}:\t0000000000000000\n" in status
+    outcome = driven.told["result"]
+    assert len(outcome) > 1500
+    assert {name: got for name, got in outcome.items() if got.startswith("BREACH")} == {}
+
+
+def test_root_of_a_namespace_without_other_users_may_nest_another(
+    drive: Any, works: Any, lonely: Any
+) -> None:
+    if works["namespaces"] is not None:
+        pytest.skip(f"no namespaces here: {works['namespaces']}")
+    assert drive(under=lonely).told["sandbox"] == "namespaces"

@@ -44,8 +44,24 @@ class Probe:
 
 
 def run_as() -> int | None:
-    """Return the user to become, or None for a launcher that is an ordinary user."""
-    return UNPRIVILEGED if os.geteuid() == 0 else None
+    """Return the user to become, or None for a launcher that is an ordinary user.
+
+    Root of a user namespace that has no such user is one, too: outside it is whoever made the namespace.
+    """
+    return UNPRIVILEGED if os.geteuid() == 0 and _mapped(UNPRIVILEGED) else None
+
+
+def _mapped(number: int) -> bool:
+    """Whether this user namespace has a user and a group of this number."""
+    for name in ("uid_map", "gid_map"):
+        try:
+            with open(f"/proc/self/{name}") as file:
+                ranges = [[int(word) for word in line.split()] for line in file]
+        except OSError:
+            continue  # then the kernel will say
+        if not any(first <= number < first + count for first, _, count in ranges):
+            return False
+    return True
 
 
 def keep_power_over(uid: int | None) -> None:
