@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     shell("up", "--enclaves", 1, "--gateways", 1)
     yield shell
     shell("down")
+    shutil.rmtree(runtime)
 
 
 def test_ps(shell: Shell) -> None:
@@ -100,6 +102,19 @@ def test_echo_without_a_seal(shell: Shell, tmp_path: Path) -> None:
 
 def test_a_second_up_is_refused(shell: Shell) -> None:
     assert "geumgo down" in shell("up", status=1)
+
+
+@pytest.mark.parametrize("how", ["--debug", "--unsandboxed"])
+def test_a_stack_with_zero_pcrs_stays_up_without_a_key(shell: Shell, tmp_path: Path, how: str) -> None:
+    said = shell("up", "--state", tmp_path / "state", how)
+    try:
+        assert "PCRs are zero, so the enclaves have no key" in " ".join(said.split())
+        rows = json.loads(shell("ps", "--state", tmp_path / "state", "--json"))
+        reasons = [row["reason"] for row in rows if row["role"] == "manager"]
+        assert reasons == ["access_denied", "access_denied"]
+        assert len(rows) == 5
+    finally:
+        shell("down", "--state", tmp_path / "state")
 
 
 def test_logs(shell: Shell) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import importlib.resources
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -25,15 +26,13 @@ from geumgo.cli.stack import runtime_folder
 from geumgo.client import AsyncClient, FileResult, process_file
 from geumgo.client.policy import compile_policy
 from geumgo.deid import CompiledPolicy
-from geumgo.testing.stack import PoolRecord, Stack, StackSettings
+from geumgo.testing.stack import REFUSED, PoolRecord, Stack, StackSettings
 
 __all__ = ("Demo",)
 
 STEPS = 7
 CHANGED = "changed"
 REIDENTIFIED = 10
-REFUSED = "access_denied"
-"""What an enclave says of itself when the key service answered AccessDeniedException."""
 REFUSAL_TIMEOUT = 30.0
 """Seconds within which the changed image has started, asked and been refused."""
 OUTPUT = "customers.deidentified.csv"
@@ -321,13 +320,15 @@ class Demo:
             }
         )
         if self.keep:
-            state = self.stack.settings.state
-            _output.out.print(f"\nThe stack runs on {self.stack.address}. Next:")
-            _output.out.print(f"  geumgo ps --state {state}")
-            _output.out.print(f"  geumgo call deidentify --stack {state} --policy P --in F --out G")
-            _output.out.print(f"  geumgo down --state {state}")
+            state = shlex.quote(str(self.stack.settings.state))
+            _output.out.print(f"\nThe stack runs on {self.stack.address}.")
+            _output.next_steps(
+                f"ps --state {state}",
+                f"call deidentify --stack {state} --policy P --in F --out G",
+                f"down --state {state}",
+            )
         else:
-            _output.out.print("\nNext: geumgo up, then geumgo call deidentify --policy P --in F --out G,")
+            _output.next_steps("up", "call deidentify --policy P --in F --out G")
             _output.out.print("or write an operation of your own: examples/hello")
 
     def _client(self, caller: str, address: str | None = None) -> AsyncClient:

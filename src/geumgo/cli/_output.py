@@ -6,6 +6,7 @@ Results go to standard output; progress and errors go to standard error, so that
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from geumgo._base import GeumgoError
 
-__all__ = ("Json", "err", "out", "print_json", "progress", "show_error", "table")
+__all__ = ("Json", "err", "next_steps", "out", "pairs", "print_json", "progress", "show_error", "table")
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -55,6 +56,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: st
     for row in rows:
         shown.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     out.print(shown)
+
+
+def next_steps(*steps: str) -> None:
+    """Print what to do next, a line each, whole, so that it can be copied. A step is what follows `geumgo`."""
+    program = (
+        "geumgo" if shutil.which("geumgo") else sys.argv[0]
+    )  # make runs it from a .venv that isn't active
+    out.print("\nNext:")
+    for step in steps:
+        out.print(f"  {escape(program)} {escape(step)}", soft_wrap=True)
 
 
 def pairs(values: Mapping[str, object], *, title: str = "") -> None:

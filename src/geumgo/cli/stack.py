@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,8 +82,13 @@ def up(
     if json:
         _output.print_json(shown)
         return
-    _output.pairs({**shown, "notes": "; ".join(built.notes)}, title="The stack is up")
-    _output.out.print("\nNext: geumgo call deidentify --policy P --in F --out G · geumgo ps · geumgo down")
+    keyless = ("PCRs are zero, so the enclaves have no key",) if settings.keyless else ()
+    _output.pairs({**shown, "notes": "; ".join((*built.notes, *keyless))}, title="The stack is up")
+    named = "" if state is None else f" --state {shlex.quote(str(folder))}"
+    stack_named = named.replace("--state", "--stack", 1)
+    _output.next_steps(
+        f"call deidentify{stack_named} --policy P --in F --out G", f"ps{named}", f"down{named}"
+    )
 
 
 def ps(state: State = None, json: _output.Json = False) -> None:

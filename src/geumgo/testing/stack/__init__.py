@@ -6,9 +6,10 @@ simulated. `geumgo up` uses it, and so can a user's own tests.
 
 from geumgo.testing.stack._pool import PoolRecord, StackPool
 from geumgo.testing.stack._process import Process, StackError
-from geumgo.testing.stack._stack import Stack, StackSettings, default_state
+from geumgo.testing.stack._stack import REFUSED, Stack, StackSettings, default_state
 
 __all__ = (
+    "REFUSED",
     "PoolRecord",
     "Process",
     "Stack",
